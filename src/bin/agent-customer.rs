@@ -1,0 +1,2 @@
+//! Buys compute for an agent.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Sells compute to agents.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Settings, and every constant with its unit and reason.

@@ -1,0 +1,283 @@
+//! The spend ledger: what was set aside, what was spent, and what is still in doubt. One SQLite file,
+//! shared by every process of one home.
+//!
+//! # Reservations
+//!
+//! ```text
+//!            reserve            pay begins           the wallet says paid
+//!   (none) ──────────► reserved ──────────► in flight ──────────────────► settled
+//!                         │                  │     ▲                         ▲
+//!                         │ never begun      │     │ seen again              │ a look-up says paid
+//!                         ▼                  ▼     │                         │
+//!                      released ◄───────── unknown ──────────────────────────┘
+//!                            a look-up proves failure
+//! ```
+//!
+//! Money counts against the limits from *reserved* until *released*; an `unknown` reservation stays
+//! until a look-up decides, over crashes and days. Nothing leaves *settled*.
+//!
+//! # Who may act
+//!
+//! Every process holds a lock on a file of its own for as long as it lives and stamps its id on its
+//! purchases. A purchase is taken over only when that lock is free, and every change is a
+//! compare-and-swap on `(owner, version)`.
+//!
+//! # Time
+//!
+//! Ledger time is the system's, but never runs backwards: a clock that is set back over midnight does
+//! not give the same day a second budget.
+
+pub mod budget;
+mod owner;
+mod schema;
+mod store;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::budget::{BudgetReport, Limits, Refusal, RefusedBy, Usage};
+pub use self::store::{DriveGuard, Ledger};
+use crate::error::{Code, Error};
+use crate::ids::{PaymentHash, PurchaseId, WalletId};
+use crate::units::{Msat, Network, UnixSecs};
+
+/// Which budget some money counts against. Limits and history are kept per scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Scope {
+    /// The network the money is on.
+    pub network: Network,
+    /// Play money never counts against real limits, nor the other way round.
+    pub play_money: bool,
+}
+
+/// How a purchase stands, as far as the ledger itself must know. The rest is in its opaque state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Under way, or cut off under way.
+    Open,
+    /// The result is here and the money is settled (or nothing was asked for it).
+    Delivered,
+    /// Paid, and no result came in time. It may still come.
+    Undelivered,
+    /// Over, and nothing was paid.
+    Failed,
+}
+
+/// The state of a purchase as its state machine wrote it: opaque here, but for the status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateRow {
+    /// Versioned JSON of the state machine.
+    pub json: String,
+    /// The name of the state, for people and for `history`.
+    pub label: String,
+    /// How it stands.
+    pub status: Status,
+}
+
+/// A caller's name for one purchase, so that asking again does not buy again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idempotency {
+    /// The caller's key.
+    pub key: String,
+    /// A digest of what was asked: the same key with another request is an error.
+    pub fingerprint: String,
+}
+
+/// A purchase to be put on record.
+#[derive(Clone, Debug)]
+pub struct NewPurchase {
+    /// Its id, random.
+    pub id: PurchaseId,
+    /// Which budget it will count against.
+    pub scope: Scope,
+    /// The tick it belongs to; `None`: a tick of its own.
+    pub tick: Option<String>,
+    /// The caller's key, if it gave one.
+    pub idempotency: Option<Idempotency>,
+    /// Its first state.
+    pub state: StateRow,
+}
+
+/// What became of putting a purchase on record.
+#[derive(Clone, Debug)]
+pub enum Opened {
+    /// It is new, at this version, and ours.
+    New(PurchaseRecord),
+    /// The key names this one already, with the same request, and it is not a failed one.
+    Existing(PurchaseRecord),
+}
+
+/// The reservation of a purchase.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// Where it stands.
+    pub status: ReservationStatus,
+    /// The invoice's amount.
+    pub price: Msat,
+    /// The most that routing may cost on top; `price + fee_cap` is what is set aside.
+    pub fee_cap: Msat,
+    /// The payment.
+    pub payment_hash: PaymentHash,
+    /// The wallet that pays, and that alone decides what became of it.
+    pub wallet: WalletId,
+    /// What was spent, fee included, once settled.
+    pub spent: Option<Msat>,
+}
+
+/// See the [module](self)'s diagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReservationStatus {
+    /// Set aside; no payment was begun.
+    Reserved,
+    /// A payment was begun.
+    InFlight,
+    /// A payment was begun, and its wallet could not say what became of it.
+    Unknown,
+    /// Spent.
+    Settled,
+    /// Given back: it is certain that nothing was or will be paid.
+    Released,
+}
+
+/// A purchase on record.
+#[derive(Clone, Debug)]
+pub struct PurchaseRecord {
+    /// Its id.
+    pub id: PurchaseId,
+    /// Which budget it counts against.
+    pub scope: Scope,
+    /// Its tick.
+    pub tick: Option<String>,
+    /// The caller's key.
+    pub idempotency_key: Option<String>,
+    /// Its state.
+    pub state: StateRow,
+    /// Grows by one with every change.
+    pub version: u64,
+    /// The process that stamped it last.
+    pub owner: String,
+    /// When it was put on record, in ledger time.
+    pub created_at: UnixSecs,
+    /// When it changed last, in ledger time.
+    pub updated_at: UnixSecs,
+    /// Its money, if any was ever set aside.
+    pub reservation: Option<Reservation>,
+}
+
+/// A line of a purchase's history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LogLine {
+    /// Ledger time.
+    pub at: UnixSecs,
+    /// The word for what happened: `opened`, `reserve`, `in_flight`, `unknown`, `settle`, `release`, `adopted`, …
+    pub what: String,
+    /// The amount that it is about, if any.
+    pub amount_msat: Option<Msat>,
+    /// Why, in words.
+    pub note: Option<String>,
+}
+
+/// The wallet's balance as seen before a reservation, for the floor below which it must not be spent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenBalance {
+    /// What the wallet said it could spend.
+    pub balance: Msat,
+    /// [`Ledger::settlements`] of that wallet, read *before* the balance was asked for. If it has moved on
+    /// since, the balance may count money that is gone, and the reservation is refused as stale.
+    pub settlements: u64,
+}
+
+/// Money to be set aside.
+#[derive(Clone, Debug)]
+pub struct Reserve {
+    /// The invoice's amount.
+    pub price: Msat,
+    /// The most that routing may cost on top.
+    pub fee_cap: Msat,
+    /// The payment. Refused if any reservation ever had it.
+    pub payment_hash: PaymentHash,
+    /// The wallet that will pay.
+    pub wallet: WalletId,
+    /// The limits that must hold, all at once.
+    pub limits: Limits,
+    /// Needed when [`Limits::floor`] is not zero.
+    pub seen: Option<SeenBalance>,
+}
+
+/// A change to the money of a purchase, committed together with its new state.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    /// Set money aside, if every limit allows it.
+    Reserve(Reserve),
+    /// A payment is about to begin.
+    InFlight,
+    /// The wallet can't say what became of the payment.
+    Unknown {
+        /// Why not.
+        reason: String,
+    },
+    /// The payment is settled. Booked in full, even above the reservation.
+    Settle {
+        /// What arrived.
+        price: Msat,
+        /// What routing cost.
+        fee: Msat,
+    },
+    /// It is certain that nothing was or will be paid.
+    Release {
+        /// What proves it.
+        proof: String,
+    },
+    /// Nothing about money: a remark for the log, such as the owner's override.
+    Note(String),
+}
+
+/// Why the ledger did not do what it was asked. In every case nothing changed.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// A limit refuses the reservation.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The payment hash was in a reservation before.
+    #[error("payment hash {0} was used before")]
+    HashUsed(PaymentHash),
+    /// The balance that was seen is out of date: look again.
+    #[error("the wallet's balance changed meanwhile")]
+    StaleBalance,
+    /// Someone else changed or owns the purchase.
+    #[error("purchase {0} was changed by another process")]
+    Conflict(PurchaseId),
+    /// The idempotency key stands for another request.
+    #[error("this idempotency key was used for a different request (purchase {0})")]
+    KeyConflict(PurchaseId),
+    /// There is no such purchase.
+    #[error("no purchase {0} in this ledger")]
+    NotFound(String),
+    /// The change is not one that the diagram has: a bug in the caller.
+    #[error("not a step the ledger allows: {0}")]
+    Illegal(String),
+    /// The file can't be opened, read or written.
+    #[error("the ledger {path} can't be used: {problem}")]
+    Storage {
+        /// The file.
+        path: String,
+        /// What is the matter, and what mends it.
+        problem: String,
+    },
+}
+
+impl From<LedgerError> for Error {
+    fn from(error: LedgerError) -> Self {
+        let code = match &error {
+            LedgerError::Refused(_) => Code::Budget,
+            LedgerError::HashUsed(_) => Code::BadInvoice,
+            LedgerError::KeyConflict(_) | LedgerError::NotFound(_) => Code::Usage,
+            LedgerError::Illegal(_) => Code::Internal,
+            LedgerError::StaleBalance | LedgerError::Conflict(_) | LedgerError::Storage { .. } => {
+                Code::Ledger
+            }
+        };
+        Self::new(code, error.to_string())
+    }
+}

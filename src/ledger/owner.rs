@@ -1,0 +1,1 @@
+//! The lock that says that a process lives.

@@ -1,0 +1,1 @@
+//! Which offer to take: a pure choice.

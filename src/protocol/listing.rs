@@ -1,0 +1,1 @@
+//! NIP-89 listings (kind 31990).

@@ -1,0 +1,1 @@
+//! Sockets without the Nagle stall.

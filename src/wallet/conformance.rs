@@ -1,0 +1,1 @@
+//! A suite that every wallet backend passes, faults included.

@@ -1,0 +1,1 @@
+//! Checks a BOLT11 invoice against the quote it came with.

@@ -1,0 +1,1 @@
+//! Play money on one machine.

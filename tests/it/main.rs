@@ -1,0 +1,19 @@
+//! End to end and over real parts: WebSockets, SQLite files, signatures, child processes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs
+)]
+
+mod architecture;
+mod discovery;
+mod harness;
+mod identity;
+mod ledger;
+mod programs;
+mod protocol;
+mod provider;
+mod purchase;
+mod relay;
+mod wallet;
