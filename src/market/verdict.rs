@@ -54,10 +54,7 @@ impl Choice {
         words.sort_by_key(|word| std::cmp::Reverse(rank(word)));
         let parts: Vec<String> = words.iter().map(|word| self.part(word)).collect();
         let providers = if found == 1 { "provider" } else { "providers" };
-        format!(
-            "{found} {providers} found, none matches: {}",
-            parts.join(", ")
-        )
+        format!("{found} {providers} found, {outcome}: {}", parts.join(", "))
     }
 
     /// The providers left out for one word, and the nearest miss among them.

@@ -183,11 +183,17 @@ fn our_listing_and_announcement_read_back() {
 fn a_withdrawn_listing_is_gone() {
     let keys = Keys::generate();
     let last_words = [EventId::from_byte_array([7; 32])];
-    let at = UnixSecs::new(1_795_210_000);
-    let [emptied, deletion] = listing::withdraw(keys.public_key(), &last_words, at);
-    let emptied = signed(emptied, 1);
+    let now = UnixSecs::new(1_795_210_000);
+    let withdrawal = listing::withdraw(keys.public_key(), &last_words, now.minus(60), now);
+    let [(emptied, emptied_at), (deletion, deleted_at)] = withdrawal;
+    let emptied = signed(emptied, emptied_at.get());
     assert_eq!(offer::from_listing(&emptied), Err(NotAnOffer::Withdrawn));
     assert_eq!(emptied.tags.identifier(), Some("agent-compute"));
+    assert_eq!((emptied_at, deleted_at), (now, now.minus(1)));
+
+    // Within the second of the listing, the empty one comes after it all the same.
+    let [(_, emptied_at), (_, deleted_at)] = listing::withdraw(keys.public_key(), &[], now, now);
+    assert_eq!((emptied_at, deleted_at), (now.plus(1), now));
 
     let deletion = signed(deletion, 1);
     let address = format!("31990:{}:agent-compute", keys.public_key().to_hex());
