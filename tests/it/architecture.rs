@@ -80,6 +80,8 @@ const ONLY: &[(&str, &[&str], &str)] = &[
         &[
             "ledger::store",
             "ledger::schema",
+            // Holds the connection for the store; says no SQL.
+            "ledger::handle",
             "provider::store",
             "wallet::sim",
         ],

@@ -4,15 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// One file, or a made-up one.
-pub struct Source {
+pub(super) struct Source {
     /// Its module path: `wallet::sim`.
-    pub module: String,
+    pub(super) module: String,
     /// Its code, without comments, the contents of texts, and items for tests.
     code: String,
 }
 
 impl Source {
-    pub fn new(module: &str, text: &str) -> Self {
+    pub(super) fn new(module: &str, text: &str) -> Self {
         Self {
             module: module.to_owned(),
             code: without_tests(&bare(text)),
@@ -21,7 +21,7 @@ impl Source {
 
     /// All paths that are named, in full: `crate::a::b` for what starts at `crate`, `super` or `self`, as
     /// written for the rest; single names too; and `name!` for a macro.
-    pub fn paths(&self) -> Vec<String> {
+    pub(super) fn paths(&self) -> Vec<String> {
         let tokens = tokens(&self.code);
         let mut paths = Vec::new();
         let mut at = 0;
@@ -62,7 +62,7 @@ impl Source {
 }
 
 /// Every source file under `root`.
-pub fn all(root: &Path) -> Vec<Source> {
+pub(super) fn all(root: &Path) -> Vec<Source> {
     let mut files = Vec::new();
     collect(root, &mut files);
     files.sort();
