@@ -128,7 +128,11 @@ pub(super) fn channel(text: &str) -> Result<EventId, String> {
     EventId::from_hex(text)
         .or_else(|_| EventId::from_bech32(text))
         .ok()
-        .or_else(|| Nip19Event::from_bech32(text).ok().map(|event| event.event_id))
+        .or_else(|| {
+            Nip19Event::from_bech32(text)
+                .ok()
+                .map(|event| event.event_id)
+        })
         .ok_or_else(|| "expected 64 hex digits, a note or a nevent".to_owned())
 }
 
@@ -206,7 +210,11 @@ mod tests {
         for bad in ["", "0", "-1", "+1", "1.0", "1e3", "0x1", " 1", "1_000"] {
             assert!(msats(bad).is_err(), "{bad}");
         }
-        for large in ["2100000000000001", "18446744073709551616", "9".repeat(40).as_str()] {
+        for large in [
+            "2100000000000001",
+            "18446744073709551616",
+            "9".repeat(40).as_str(),
+        ] {
             assert!(sats(large).unwrap_err().contains("ever be"), "{large}");
         }
     }

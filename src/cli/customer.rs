@@ -150,8 +150,12 @@ pub enum Command {
 #[derive(Args, Clone, Debug)]
 pub struct DemoArgs {
     /// What to ask
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true,
-          default_value = "What is the capital of France?")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        default_value = "What is the capital of France?"
+    )]
     pub prompt: String,
     /// Let the provider stream its answer
     #[arg(long)]
@@ -187,7 +191,9 @@ impl RecoverArgs {
         match self.resolve.as_deref() {
             None => Ok(None),
             Some([purchase, word]) => {
-                let purchase = purchase.parse().map_err(|error| usage(format!("{error}")))?;
+                let purchase = purchase
+                    .parse()
+                    .map_err(|error| usage(format!("{error}")))?;
                 match word.as_str() {
                     "paid" => Ok(Some((purchase, Resolution::Paid))),
                     "failed" => Ok(Some((purchase, Resolution::Failed))),
@@ -250,9 +256,7 @@ async fn run(cli: Customer, out: &Output) -> Result<()> {
         }
         Some(Command::Wallet(args)) => commands::wallet::run(settings()?, args, out).await,
         Some(Command::Identity(args)) => commands::identity::run(settings()?, args, out),
-        Some(Command::Completions(args)) => {
-            commands::completions::run(self::command(), &args, out)
-        }
+        Some(Command::Completions(args)) => commands::completions::run(self::command(), &args, out),
         Some(Command::Man) => commands::man::run(self::command(), out),
     }
 }
@@ -303,14 +307,21 @@ mod tests {
     fn the_owners_word_is_read_exactly() {
         let id = "ab".repeat(16);
         let said = |words: &[&str]| {
-            let args: Vec<&str> = ["recover", "--resolve"].iter().chain(words).copied().collect();
+            let args: Vec<&str> = ["recover", "--resolve"]
+                .iter()
+                .chain(words)
+                .copied()
+                .collect();
             match cli(&args).command {
                 Some(Command::Recover(args)) => args.resolution(),
                 _ => panic!("not recover"),
             }
         };
         assert_eq!(said(&[&id, "paid"]).unwrap().unwrap().1, Resolution::Paid);
-        assert_eq!(said(&[&id, "failed"]).unwrap().unwrap().1, Resolution::Failed);
+        assert_eq!(
+            said(&[&id, "failed"]).unwrap().unwrap().1,
+            Resolution::Failed
+        );
         assert!(said(&[&id, "maybe"]).is_err());
         assert!(said(&["abc", "paid"]).is_err());
     }

@@ -15,6 +15,6 @@ mod prompt;
 pub mod provider;
 pub mod settings;
 pub mod text;
-mod wallets;
+pub mod wallets;
 
 pub use self::wallets::open_wallet;

@@ -307,9 +307,9 @@ fn what_to_do_next(error: &Error) -> Option<String> {
             "`agent-customer recover` asks the wallet again; the money stays set aside until then."
                 .to_owned(),
         ),
-        Code::Undelivered => Some(
-            "`agent-customer recover` fetches the result if it comes late.".to_owned(),
-        ),
+        Code::Undelivered => {
+            Some("`agent-customer recover` fetches the result if it comes late.".to_owned())
+        }
         Code::Interrupted if purchase.is_some() => {
             Some("`agent-customer recover` settles what was left open.".to_owned())
         }
@@ -371,7 +371,13 @@ mod tests {
     #[test]
     fn json_is_compact_versioned_and_exact() {
         let (out, data, notes) = output(true);
-        out.event("chunk", &Chunk { seq: 0, text: "a\x1b[31m\u{202e}" });
+        out.event(
+            "chunk",
+            &Chunk {
+                seq: 0,
+                text: "a\x1b[31m\u{202e}",
+            },
+        );
         out.object(&Chunk { seq: 1, text: "" });
         out.text("not this");
         out.line("nor this");
@@ -425,8 +431,16 @@ mod tests {
 
     #[test]
     fn a_reader_that_left_is_no_error_and_a_full_disk_is() {
-        for (kind, code) in [(io::ErrorKind::BrokenPipe, 0), (io::ErrorKind::StorageFull, 1)] {
-            let out = Output::to(false, false, Box::new(Broken(kind)), Box::new(Page::default()));
+        for (kind, code) in [
+            (io::ErrorKind::BrokenPipe, 0),
+            (io::ErrorKind::StorageFull, 1),
+        ] {
+            let out = Output::to(
+                false,
+                false,
+                Box::new(Broken(kind)),
+                Box::new(Page::default()),
+            );
             out.line("one");
             out.line("two");
             assert_eq!(out.end(&Ok(())), ExitCode::from(code));

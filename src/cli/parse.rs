@@ -14,7 +14,7 @@ use crate::error::{Code, Error};
 
 /// Why parsing ended without a command to run: help was asked for, or the words make no sense.
 #[derive(Debug)]
-pub struct Stop {
+pub(super) struct Stop {
     error: clap::Error,
     json: bool,
 }
@@ -22,7 +22,7 @@ pub struct Stop {
 impl Stop {
     /// Prints what is to be said, and gives the exit code.
     #[must_use]
-    pub fn exit(self) -> ExitCode {
+    pub(super) fn exit(self) -> ExitCode {
         let wanted = matches!(
             self.error.kind(),
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
@@ -55,7 +55,10 @@ fn message_of(error: &clap::Error) -> String {
     }
     let text = error.render().to_string();
     let told = text.split("\n\nUsage:").next().unwrap_or_default();
-    let told = told.split("\n\nFor more information").next().unwrap_or_default();
+    let told = told
+        .split("\n\nFor more information")
+        .next()
+        .unwrap_or_default();
     let words: Vec<&str> = told
         .strip_prefix("error: ")
         .unwrap_or(told)
@@ -68,7 +71,7 @@ fn message_of(error: &clap::Error) -> String {
 ///
 /// # Errors
 /// [`Stop`], which says so.
-pub fn parse(
+pub(super) fn parse(
     mut command: Command,
     own: &Command,
     words: impl Iterator<Item = OsString>,
@@ -85,7 +88,8 @@ pub fn parse(
                 && matches.value_source(id) == Some(ValueSource::CommandLine)
         });
         if let Some(flag) = misplaced.and_then(clap::Arg::get_long) {
-            let problem = format!("--{flag} does not go before `{name}`: put it after, if it has it");
+            let problem =
+                format!("--{flag} does not go before `{name}`: put it after, if it has it");
             let error = command.error(ErrorKind::ArgumentConflict, problem);
             return Err(Stop { error, json });
         }
@@ -95,7 +99,7 @@ pub fn parse(
 
 /// An error of turning matches into a type: a bug of ours, told as it is.
 #[must_use]
-pub fn stop_in_conversion(error: clap::Error) -> Stop {
+pub(super) fn stop_in_conversion(error: clap::Error) -> Stop {
     Stop { error, json: false }
 }
 

@@ -20,7 +20,7 @@ const LAST_WORK: Duration = Duration::from_secs(5);
 
 /// How many threads the runtime has.
 #[derive(Clone, Copy, Debug)]
-pub enum Threads {
+pub(super) enum Threads {
     /// This one: a purchase waits for one thing at a time, and a customer is to stay small.
     One,
     /// A few: jobs of several customers go on at once.
@@ -29,7 +29,7 @@ pub enum Threads {
 
 /// Runs a command to its end, and says how it ended.
 #[must_use]
-pub fn run<F, W>(out: &Output, threads: Threads, work: W) -> ExitCode
+pub(super) fn run<F, W>(out: &Output, threads: Threads, work: W) -> ExitCode
 where
     W: FnOnce() -> F,
     F: Future<Output = Result<()>>,
@@ -63,8 +63,7 @@ fn runtime(threads: Threads) -> Result<tokio::runtime::Runtime> {
 
 /// Sends the log to stderr, cleaned of what a terminal would obey: it quotes relays and peers.
 fn start_log() {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
     let started = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| CleanStderr)

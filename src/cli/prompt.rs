@@ -14,7 +14,7 @@ const ROOM_FOR_THE_REST: usize = 2048;
 ///
 /// # Errors
 /// [`Code::Usage`] if it can't be read, is empty, not UTF-8, or longer than a message may be.
-pub fn read_prompt(given: &str) -> Result<String> {
+pub(super) fn read_prompt(given: &str) -> Result<String> {
     let most = MAX_MESSAGE_BYTES as u64;
     let prompt = match (given, given.strip_prefix('@')) {
         ("-", _) => without_line_end(read_text("stdin", io::stdin().lock(), most)?),
@@ -44,7 +44,7 @@ pub fn read_prompt(given: &str) -> Result<String> {
 ///
 /// # Errors
 /// [`Code::Usage`] otherwise. The text is not repeated.
-pub fn read_text(name: &str, from: impl Read, most: u64) -> Result<String> {
+pub(super) fn read_text(name: &str, from: impl Read, most: u64) -> Result<String> {
     let mut bytes = Vec::new();
     from.take(most + 1)
         .read_to_end(&mut bytes)
@@ -102,9 +102,24 @@ mod tests {
         assert_eq!(read_prompt("").unwrap_err().code(), Code::Usage);
         assert!(write(b" \n ").unwrap_err().message().contains("empty"));
         assert!(write(&[0xff]).unwrap_err().message().contains("UTF-8"));
-        assert!(write(&[b'a'; 40_000]).unwrap_err().message().contains("long"));
-        assert!(write(&[b'"'; 20_000]).unwrap_err().message().contains("long"));
+        assert!(
+            write(&[b'a'; 40_000])
+                .unwrap_err()
+                .message()
+                .contains("long")
+        );
+        assert!(
+            write(&[b'"'; 20_000])
+                .unwrap_err()
+                .message()
+                .contains("long")
+        );
         assert!(write(&[b'a'; 30_000]).is_ok());
-        assert!(read_prompt("@/nowhere").unwrap_err().message().contains("stdin"));
+        assert!(
+            read_prompt("@/nowhere")
+                .unwrap_err()
+                .message()
+                .contains("stdin")
+        );
     }
 }

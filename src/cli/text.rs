@@ -188,7 +188,8 @@ mod tests {
 
     #[test]
     fn what_looks_like_a_secret_is_cut_out() {
-        let shown = without_secrets("invalid value 'nsec1qqpp' for --x ncryptsec1abc. ?secret=ff&r=1");
+        let shown =
+            without_secrets("invalid value 'nsec1qqpp' for --x ncryptsec1abc. ?secret=ff&r=1");
         assert_eq!(
             shown,
             "invalid value 'nsec1…' for --x ncryptsec1…. ?secret=…&r=1"

@@ -1,0 +1,14 @@
+//! `providers`
+
+use crate::cli::customer::FindArgs;
+use crate::cli::output::Output;
+use crate::cli::settings::Settings;
+use crate::error::{Code, Error, Result};
+
+/// Not built yet.
+///
+/// # Errors
+/// Always.
+pub async fn run(_settings: Settings, _args: FindArgs, _out: &Output) -> Result<()> {
+    Err(Error::new(Code::Internal, "providers is not built yet"))
+}

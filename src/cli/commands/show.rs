@@ -1,0 +1,14 @@
+//! `show`
+
+use crate::cli::output::Output;
+use crate::cli::settings::Settings;
+use crate::error::{Code, Error, Result};
+use crate::ids::PurchaseId;
+
+/// Not built yet.
+///
+/// # Errors
+/// Always.
+pub async fn run(_settings: Settings, _purchase: PurchaseId, _out: &Output) -> Result<()> {
+    Err(Error::new(Code::Internal, "show is not built yet"))
+}
