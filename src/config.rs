@@ -10,6 +10,7 @@
 
 mod file;
 mod home;
+mod patience;
 mod schema;
 mod select;
 
@@ -20,6 +21,7 @@ use nostr::{PublicKey, RelayUrl};
 
 pub use self::file::ConfigError;
 pub use self::home::{Home, Role};
+pub use self::patience::*;
 pub use self::schema::KEYS;
 pub use self::select::{NotAChoice, Select};
 use crate::secret::SecretRef;
