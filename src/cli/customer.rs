@@ -207,7 +207,7 @@ impl RecoverArgs {
 
 fn select(text: &str) -> Result<Select, String> {
     text.parse()
-        .map_err(|error: crate::config::NotAChoice| error.to_string())
+        .map_err(|error: crate::config::NotASelection| error.to_string())
 }
 
 /// The command line as clap knows it.

@@ -14,6 +14,7 @@ mod program;
 mod prompt;
 pub mod provider;
 pub mod settings;
+pub mod signals;
 pub mod text;
 pub mod wallets;
 

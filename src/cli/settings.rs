@@ -286,23 +286,15 @@ pub struct FindSettings {
 }
 
 impl FindSettings {
-    /// What these flags mean over this configuration.
-    ///
-    /// # Errors
-    /// [`Code::Usage`] for a way to choose that this version does not have.
-    pub fn resolve(flags: &super::customer::FindArgs, settings: &Settings) -> Result<Self> {
+    /// What these flags mean over these settings.
+    #[must_use]
+    pub fn resolve(flags: &super::customer::FindArgs, settings: &Settings) -> Self {
         let policy = &settings.config.policy;
         let select = flags
             .select
             .clone()
             .unwrap_or_else(|| policy.select.clone());
-        if select == Select::Best {
-            return Err(usage(
-                "--select best needs our own record of providers, which this version does not keep: \
-                 choose cheapest, first or a public key",
-            ));
-        }
-        Ok(Self {
+        Self {
             discover: flags.discover || flags.channel.is_none(),
             channel: flags.channel,
             select,
@@ -310,7 +302,7 @@ impl FindSettings {
             max_tokens: flags.max_tokens,
             max_price: flags.max_price,
             discovery_time: Duration::from_secs(flags.discovery_time),
-        })
+        }
     }
 }
 
@@ -337,7 +329,6 @@ impl PurchaseSettings {
                  is sent in plain text against your policy",
             ));
         }
-        let find = FindSettings::resolve(&flags.find, settings)?;
         if flags.htlc {
             return Err(Error::new(
                 Code::Wallet,
@@ -346,7 +337,7 @@ impl PurchaseSettings {
         }
         Ok(Self {
             prompt: read_prompt(prompt)?,
-            find,
+            find: FindSettings::resolve(&flags.find, settings),
             max_fee: flags.max_fee,
             tick: flags.tick.clone(),
             idempotency_key: flags.idempotency_key.clone(),
