@@ -1,1 +1,6 @@
 //! The seller.
+pub mod backend;
+pub mod job;
+mod pieces;
+pub mod pricing;
+pub mod store;
