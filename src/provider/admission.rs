@@ -155,7 +155,9 @@ mod tests {
     fn many_keys_share_one_bound_and_bounded_memory() {
         let start = Instant::now();
         let mut credit = Credit::new(start);
-        let got = (0..100_000).filter(|n| credit.take(peer(*n), start)).count();
+        let got = (0..100_000)
+            .filter(|n| credit.take(peer(*n), start))
+            .count();
         assert_eq!(got, usize::try_from(ALL_BURST).unwrap_or(0));
         assert!(credit.peers.len() <= MOST_PEERS);
     }

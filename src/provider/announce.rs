@@ -1,26 +1,34 @@
 //! How a provider is found: its channel, its listing (NIP-89), its announcement in the channel.
 
-use std::sync::Mutex;
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use nostr::nips::nip01::Coordinate;
-use nostr::nips::nip09::EventDeletionRequest;
-use nostr::{Event, EventBuilder, EventId, Kind, RelayUrl, Tag};
+use nostr::{Event, EventId, RelayUrl};
+use tokio::sync::Mutex;
 
-use super::pricing::Terms;
 use super::store::JobStore;
 use super::voice::{Unspeakable, Voice};
 use super::{ChannelChoice, ProviderConfig};
 use crate::error::{Code, Error};
-use crate::protocol::message::{AgentMessage, ServiceAnnouncement};
-use crate::protocol::{Feature, KIND_TEXT_GENERATION, channel};
-use crate::units::{Network, UnixSecs};
+use crate::protocol::channel;
+use crate::protocol::listing::{self, ListingContent};
+use crate::protocol::message::AgentMessage;
+use crate::units::UnixSecs;
 
 /// How long a start tries to make its channel known.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A listing outlives this many announcements, and then fades: a dead provider is not found for long.
-const LISTING_LIVES: u32 = 3;
+const LISTING_LIVES: u64 = 3;
+
+/// Seconds that an earlier listing may be dated ahead of the clock and still be respected.
+const CLOCK_DRIFT: u64 = 600;
+
+/// What stands where deployed providers put their Spark address.
+const NO_SPARK_ADDRESS: &str = "none";
+
+/// Announcements that are taken back at the end; customers don't look at older ones.
+const MOST_TAKEN_BACK: usize = 16;
 
 /// The channel to work in.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +61,15 @@ pub(super) async fn join(
         store.channel(key, relays.clone()).await?
     };
     if let Some(before) = before {
-        return again(&before, voice).await;
+        // Relays may have lost it since, and where they have not this does no harm. Nor is it needed to
+        // speak in the channel.
+        if let Err(trouble) = voice.publish(&before).await {
+            tracing::warn!(channel = %before.id, %trouble, "the channel's own event was not taken again");
+        }
+        return Ok(Joined {
+            channel: before.id,
+            created: false,
+        });
     }
     let urls: Vec<String> = config.relays.iter().map(ToString::to_string).collect();
     let made = voice
@@ -61,32 +77,15 @@ pub(super) async fn join(
         .map_err(|error| Error::new(Code::Internal, error.to_string()))?;
     // On record first: a start that fails here comes back to the same channel.
     store.remember_channel(relays, made.clone()).await?;
-    publish(&made, voice).await?;
+    let published = voice.publish_patiently(&made, START_PATIENCE).await;
+    published.map_err(|error| {
+        let problem = format!("the channel can't be made known: {error}");
+        Error::new(Code::Network, problem)
+    })?;
     Ok(Joined {
         channel: made.id,
         created: true,
     })
-}
-
-/// Relays may have lost a channel since; sending its event again does no harm where they have it.
-async fn again(made: &Event, voice: &Voice) -> Result<Joined, Error> {
-    publish(made, voice).await?;
-    Ok(Joined {
-        channel: made.id,
-        created: false,
-    })
-}
-
-async fn publish(made: &Event, voice: &Voice) -> Result<(), Error> {
-    voice
-        .publish_patiently(made, START_PATIENCE)
-        .await
-        .map_err(|error| {
-            Error::new(
-                Code::Network,
-                format!("the channel can't be made known: {error}"),
-            )
-        })
 }
 
 /// The name of a set of relays, whatever order they are given in.
@@ -100,91 +99,126 @@ fn relay_set(relays: &[RelayUrl]) -> String {
     urls.join(" ")
 }
 
-/// What is announced, again and again.
+/// What is announced, again and again. One thing is said at a time, so that a withdrawal comes after
+/// all that it withdraws, and nothing comes after it.
 #[derive(Debug)]
 pub(super) struct Announcer {
-    pub(super) channel: EventId,
-    pub(super) terms: Terms,
-    pub(super) network: Network,
-    pub(super) name: String,
-    pub(super) about: String,
-    pub(super) relays: Vec<RelayUrl>,
-    pub(super) every: Duration,
-    /// When the last listing was made. A newer one must be newer to the second, or relays keep either.
-    pub(super) last: Mutex<UnixSecs>,
+    content: ListingContent,
+    every: Duration,
+    said: Mutex<Said>,
+}
+
+/// What was said so far.
+#[derive(Debug)]
+struct Said {
+    /// When the last listing was made. The next must be later to the second, or relays may keep either.
+    listed_at: UnixSecs,
+    /// The latest announcements in the channel, to be taken back with the listing.
+    announcements: VecDeque<EventId>,
+    withdrawn: bool,
+}
+
+impl Said {
+    /// The time of what replaces or deletes the listing: now, and later than all before, those of earlier
+    /// runs included.
+    async fn next_time(&mut self, voice: &Voice, store: &JobStore) -> Result<UnixSecs, String> {
+        let now = voice.clock.now();
+        self.listed_at = match self.listed_at.plus(1) {
+            // A clock that was once far ahead must not date listings into the future for ever.
+            next if next > now.plus(CLOCK_DRIFT) => now,
+            next => next.max(now),
+        };
+        let remembered = store.remember_listing(voice.identity.public_key(), self.listed_at);
+        remembered.await.map_err(|error| error.to_string())?;
+        Ok(self.listed_at)
+    }
+
+    fn remember(&mut self, announcement: EventId) {
+        self.announcements.push_back(announcement);
+        if self.announcements.len() > MOST_TAKEN_BACK {
+            self.announcements.pop_front();
+        }
+    }
 }
 
 impl Announcer {
-    /// Announces once, by both ways.
-    pub(super) async fn announce(&self, voice: &Voice) -> Result<(), String> {
-        let listing = self.sign(voice, self.listing(voice.clock.now()));
-        let said = voice.broadcast(self.channel, &self.announcement(voice));
-        let (listing, said) = match (listing, said) {
-            (Ok(listing), Ok(said)) => (listing, said),
-            (Err(error), _) | (_, Err(error)) => return Err(error.to_string()),
+    /// Announces `content` from now on. `listed_at` is when an earlier run did so last.
+    pub(super) fn new(content: ListingContent, every: Duration, listed_at: UnixSecs) -> Self {
+        let said = Mutex::new(Said {
+            listed_at,
+            announcements: VecDeque::new(),
+            withdrawn: false,
+        });
+        Self {
+            content,
+            every,
+            said,
+        }
+    }
+
+    /// Announces once, by both ways. The earlier announcement in the channel stays: customers take the
+    /// latest.
+    pub(super) async fn announce(&self, voice: &Voice, store: &JobStore) -> Result<(), String> {
+        let words = |error: Unspeakable| error.to_string();
+        let mut said = self.said.lock().await;
+        if said.withdrawn {
+            return Ok(());
+        }
+        let at = said.next_time(voice, store).await?;
+        let lives = self.every.as_secs().saturating_mul(LISTING_LIVES);
+        let content = ListingContent {
+            expires_at: Some(at.plus(lives)),
+            ..self.content.clone()
         };
-        let (listed, said) = tokio::join!(voice.publish(&listing), voice.publish(&said));
-        listed.and(said).map_err(|error| error.to_string())
-    }
-
-    /// Takes the listing back.
-    pub(super) async fn withdraw(&self, voice: &Voice) -> Result<(), String> {
-        let listing = Coordinate::new(Kind::Custom(31990), voice.identity.public_key())
-            .identifier("agent-compute");
-        let request = EventDeletionRequest::new().coordinate(listing);
-        let gone = self
-            .sign(voice, EventBuilder::delete(request))
-            .map_err(|error| error.to_string())?;
-        voice.publish(&gone).await.map_err(|error| error.to_string())
-    }
-
-    /// Signs what replaces or deletes the listing: later than all before, to the second.
-    fn sign(&self, voice: &Voice, event: EventBuilder) -> Result<Event, Unspeakable> {
-        let at = {
-            let mut last = self.last.lock().unwrap_or_else(|held| held.into_inner());
-            *last = voice.clock.now().max(last.plus(1));
-            *last
+        let listing = listing::listing(&content);
+        let listing = voice.sign_at(listing, at).map_err(words)?;
+        let Some(channel) = content.channel else {
+            return publish(voice, &listing).await;
         };
-        voice.sign_at(event, at)
+        let key = voice.identity.public_key();
+        let announcement = listing::announcement(&content, key, NO_SPARK_ADDRESS);
+        let message = AgentMessage::ServiceAnnouncement(announcement);
+        let announcement = voice.broadcast(channel, &message).map_err(words)?;
+        said.remember(announcement.id);
+        let (listed, announced) =
+            tokio::join!(publish(voice, &listing), publish(voice, &announcement));
+        listed.and(announced)
     }
 
-    fn features(&self) -> Vec<&'static str> {
-        let stream = self.terms.stream.then_some(Feature::Stream.as_str());
-        stream.into_iter().collect()
+    /// Takes the listing and the latest announcements back, for good.
+    pub(super) async fn withdraw(&self, voice: &Voice, store: &JobStore) -> Result<(), String> {
+        let mut said = self.said.lock().await;
+        said.withdrawn = true;
+        let at = said.next_time(voice, store).await?;
+        let announcements: Vec<EventId> = said.announcements.iter().copied().collect();
+        let events = listing::withdraw(voice.identity.public_key(), &announcements, at);
+        for event in events {
+            let event = voice.sign_at(event, at);
+            publish(voice, &event.map_err(|error| error.to_string())?).await?;
+        }
+        Ok(())
     }
+}
 
-    fn announcement(&self, voice: &Voice) -> AgentMessage {
-        let price = self.terms.price;
-        AgentMessage::ServiceAnnouncement(ServiceAnnouncement {
-            kind: KIND_TEXT_GENERATION,
-            price_msats: price.per_request,
-            spark_address: "none".into(),
-            network: self.network,
-            provider_pubkey: Some(voice.identity.public_key().to_hex()),
-            models: self.terms.models.clone(),
-            capabilities: vec!["text-generation".into()],
-            price_per_1k_msats: Some(price.per_1k_tokens).filter(|price| !price.is_zero()),
-            features: self.features().into_iter().map(str::to_owned).collect(),
-        })
-    }
+async fn publish(voice: &Voice, event: &Event) -> Result<(), String> {
+    let published = voice.publish(event).await;
+    published.map_err(|error| error.to_string())
+}
 
-    fn listing(&self, now: UnixSecs) -> EventBuilder {
-        let price = self.terms.price.per_request.get().to_string();
-        let mut tags: Vec<Vec<String>> = vec![
-            vec!["handler".into(), "compute_provider".into()],
-            vec!["capability".into(), "text-generation".into()],
-            vec!["price".into(), price, "per-request".into(), "msats".into()],
-            vec!["channel".into(), self.channel.to_hex()],
-        ];
-        tags.extend(self.relays.iter().map(|url| vec!["relay".into(), url.to_string()]));
-        tags.push(vec!["network".into(), self.network.to_string()]);
-        tags.extend(self.terms.models.iter().map(|model| vec!["model".into(), model.clone()]));
-        tags.push(vec!["d".into(), "agent-compute".into()]);
-        tags.push(vec!["k".into(), KIND_TEXT_GENERATION.to_string()]);
-        let fades = now.plus(self.every.as_secs() * u64::from(LISTING_LIVES));
-        tags.push(vec!["expiration".into(), fades.get().to_string()]);
-        let tags = tags.into_iter().filter_map(|tag| Tag::parse(tag).ok());
-        let content = serde_json::json!({ "name": self.name, "description": self.about });
-        EventBuilder::new(Kind::Custom(31990), content.to_string()).tags(tags)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_of_relays_has_one_name_whatever_the_order() {
+        let urls = |list: &[&str]| -> Vec<RelayUrl> {
+            list.iter()
+                .filter_map(|url| RelayUrl::parse(url).ok())
+                .collect()
+        };
+        let one = urls(&["wss://a.example", "ws://127.0.0.1:7000/"]);
+        let other = urls(&["ws://127.0.0.1:7000", "wss://a.example/", "wss://a.example"]);
+        assert_eq!(relay_set(&one), relay_set(&other));
+        assert_ne!(relay_set(&one), relay_set(&one[..1]));
     }
 }

@@ -207,7 +207,11 @@ mod tests {
     fn work_starts_only_after_the_money_is_here() {
         for state in JobState::ALL {
             let may_start = matches!(state, JobState::Paid | JobState::Running);
-            assert_eq!(state.after(JobStep::Started).is_some(), may_start, "{state}");
+            assert_eq!(
+                state.after(JobStep::Started).is_some(),
+                may_start,
+                "{state}"
+            );
         }
     }
 

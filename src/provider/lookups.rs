@@ -181,7 +181,11 @@ impl LookUps {
         }
         self.in_flight -= 1;
         let again = std::mem::take(&mut entry.again);
-        let due = if again { now + HINT_GAP } else { now + entry.pause };
+        let due = if again {
+            now + HINT_GAP
+        } else {
+            now + entry.pause
+        };
         if !again {
             entry.pause = if entry.late {
                 (entry.pause * 2).min(LATE_SLOWEST)
@@ -267,7 +271,10 @@ mod tests {
                 lookups.answered(hash, at);
             }
         }
-        assert!(asked >= 1 && asked <= 25, "{asked} questions for a flood of hints");
+        assert!(
+            asked >= 1 && asked <= 25,
+            "{asked} questions for a flood of hints"
+        );
     }
 
     #[test]
@@ -313,7 +320,10 @@ mod tests {
         assert_eq!(lookups.next_due(), None);
         lookups.forget(&asked[0].0);
         assert!(lookups.next(now).is_some());
-        assert!(!lookups.answered(asked[0].0, now), "its answer finds nothing");
+        assert!(
+            !lookups.answered(asked[0].0, now),
+            "its answer finds nothing"
+        );
         assert_eq!(lookups.in_flight, MOST_IN_FLIGHT);
     }
 }

@@ -72,7 +72,17 @@ mod tests {
 
     #[test]
     fn every_piece_fits_whatever_its_characters_cost() {
-        for unit in ["a", "\"", "\\", "\n", "\u{1}", "é", "🦀", "\u{7f}", "word \"x\" "] {
+        for unit in [
+            "a",
+            "\"",
+            "\\",
+            "\n",
+            "\u{1}",
+            "é",
+            "🦀",
+            "\u{7f}",
+            "word \"x\" ",
+        ] {
             let text = unit.repeat(100_000);
             let cut = pieces(&text);
             assert_eq!(cut.concat(), text);

@@ -215,9 +215,9 @@ impl JobStore {
         let file = open_private(&path).map_err(|error| trouble(&error))?;
         match file.try_lock() {
             Ok(()) => Ok(SellerLock { _file: file }),
-            Err(TryLockError::WouldBlock) => {
-                Err(trouble(&"another provider is selling from it; give this one another --home"))
-            }
+            Err(TryLockError::WouldBlock) => Err(trouble(
+                &"another provider is selling from it; give this one another --home",
+            )),
             Err(TryLockError::Error(error)) => Err(trouble(&error)),
         }
     }
@@ -279,6 +279,22 @@ impl JobStore {
                     state = take_step(db, request, state, *step, at)?;
                 }
                 Ok(state)
+            })
+            .await
+    }
+
+    /// Puts on record that a paid job was begun, and that it is paid if that is not on record yet.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub async fn start(&self, request: EventId, at: UnixSecs) -> Result<JobState, StoreError> {
+        self.writer
+            .write(move |db| {
+                let mut state = state_of(db, request)?;
+                if state.after(JobStep::Settled).is_some() {
+                    state = take_step(db, request, state, JobStep::Settled, at)?;
+                }
+                take_step(db, request, state, JobStep::Started, at)
             })
             .await
     }
@@ -357,7 +373,11 @@ impl JobStore {
                      quoted_at, settled_at, published_at, tokens, error
                      FROM jobs ORDER BY quoted_at DESC, rowid DESC LIMIT ?1",
                 )?;
-                all(&mut rows, [i64::try_from(most).unwrap_or(i64::MAX)], summary_from)
+                all(
+                    &mut rows,
+                    [i64::try_from(most).unwrap_or(i64::MAX)],
+                    summary_from,
+                )
             })
             .await
     }
@@ -420,6 +440,46 @@ impl JobStore {
             })
             .await
     }
+
+    /// When `provider` last published or withdrew its listing; the epoch if it never did.
+    ///
+    /// # Errors
+    /// If the store can't be read.
+    pub async fn listed_at(&self, provider: PublicKey) -> Result<UnixSecs, StoreError> {
+        self.writer
+            .write(move |db| {
+                let at: Option<i64> = db
+                    .query_row(
+                        "SELECT at FROM listings WHERE provider = ?1",
+                        [provider.to_hex()],
+                        |row| row.get(0),
+                    )
+                    .optional()?;
+                Ok(UnixSecs::new(at.map_or(0, from_sql)))
+            })
+            .await
+    }
+
+    /// Remembers when `provider` published or withdrew its listing.
+    ///
+    /// # Errors
+    /// If the store can't be written.
+    pub async fn remember_listing(
+        &self,
+        provider: PublicKey,
+        at: UnixSecs,
+    ) -> Result<(), StoreError> {
+        self.writer
+            .write(move |db| {
+                db.execute(
+                    "INSERT INTO listings (provider, at) VALUES (?1, ?2)
+                     ON CONFLICT DO UPDATE SET at = excluded.at",
+                    params![provider.to_hex(), to_sql(at.get())],
+                )?;
+                Ok(())
+            })
+            .await
+    }
 }
 
 const SELECT_JOB: &str = "SELECT request_id, customer, channel, prompt, model, max_tokens, stream, \
@@ -451,12 +511,17 @@ fn read_unfinished(
         "{SELECT_JOB} WHERE {ours} AND state IN ('paid', 'running')
          ORDER BY settled_at, rowid LIMIT ?4"
     );
-    let paid = all(&mut db.prepare(&sql)?, params![key, wallet, network, most], job_from)?;
+    let paid = all(
+        &mut db.prepare(&sql)?,
+        params![key, wallet, network, most],
+        job_from,
+    )?;
     // What was signed can be sent whatever wallet is in use now.
     let sql = "SELECT request_id, customer, channel, messages FROM jobs WHERE provider = ?1
          AND published_at IS NULL AND state IN ('done', 'failed') AND messages IS NOT NULL LIMIT ?2";
     let unsent = all(&mut db.prepare(sql)?, params![key, most], unsent_from)?;
-    let sql = "SELECT request_id FROM jobs WHERE requested_at >= ?1 ORDER BY requested_at DESC LIMIT ?2";
+    let sql =
+        "SELECT request_id FROM jobs WHERE requested_at >= ?1 ORDER BY requested_at DESC LIMIT ?2";
     let recent = params![to_sql(recent_since.get()), most];
     let recent = all(&mut db.prepare(sql)?, recent, |row| event_id(row, 0))?;
     let last: Option<i64> = db.query_row(
@@ -516,7 +581,10 @@ fn connect(path: &Path) -> Result<Connection, Unusable> {
 }
 
 fn make_private(path: &Path) -> std::io::Result<()> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+    if let Some(folder) = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
         let mut make = std::fs::DirBuilder::new();
         make.recursive(true);
         #[cfg(unix)]
@@ -617,7 +685,10 @@ fn job_from(row: &Row<'_>) -> Result<Job, StoreError> {
         deployed: row.get(7)?,
         price: Msat::new(from_sql(row.get(8)?)),
         bolt11: row.get(9)?,
-        payment_hash: hash.map(|hash| hash.parse()).transpose().map_err(nonsense)?,
+        payment_hash: hash
+            .map(|hash| hash.parse())
+            .transpose()
+            .map_err(nonsense)?,
         requested_at: at(row, 11)?,
         expires_at: at(row, 12)?,
         attempts: row.get(13)?,

@@ -50,10 +50,7 @@ impl Workshop {
         let stream = job.stream && job.attempts == 0;
         let (chunks, from_backend) = mpsc::channel(WAITING_CHUNKS);
         let mut outflow = Outflow::new(self, job.address, stream);
-        let (made, ()) = tokio::join!(
-            self.generate(job, chunks),
-            outflow.run(from_backend)
-        );
+        let (made, ()) = tokio::join!(self.generate(job, chunks), outflow.run(from_backend));
         let outcome = match made {
             Ok(made) => outflow
                 .finish(&made.text)
@@ -119,7 +116,9 @@ impl Workshop {
         match made.text.len() {
             0 => Err(BackendError::Failed("its result is empty".into())),
             1..=MAX_RESULT_BYTES => Ok(made),
-            bytes => Err(BackendError::Failed(format!("its result has {bytes} bytes"))),
+            bytes => Err(BackendError::Failed(format!(
+                "its result has {bytes} bytes"
+            ))),
         }
     }
 }

@@ -78,7 +78,13 @@ mod tests {
 
     #[tokio::test]
     async fn the_chunks_put_together_are_the_prompt() {
-        for prompt in ["one", "What  is\n\n2+2? ", "  leading\t", "é ü\u{a0}ß", "a b"] {
+        for prompt in [
+            "one",
+            "What  is\n\n2+2? ",
+            "  leading\t",
+            "é ü\u{a0}ß",
+            "a b",
+        ] {
             let (text, pieces) = echo(prompt, 500).await;
             assert_eq!(text, prompt);
             assert_eq!(pieces.concat(), prompt);

@@ -44,6 +44,10 @@ CREATE TABLE channels (
     event    TEXT NOT NULL,
     PRIMARY KEY (provider, relays)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE listings (
+    provider TEXT PRIMARY KEY NOT NULL,
+    at       INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 "];
 
 /// What keeps a file from being used as a job store.
