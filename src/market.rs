@@ -381,3 +381,6 @@ fn ambiguous(offers: &[Offer], policy: &Policy) -> Option<Reason> {
         wanted: wanted.clone(),
     })
 }
+
+#[cfg(test)]
+mod tests;

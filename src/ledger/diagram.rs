@@ -137,3 +137,148 @@ fn clip(text: &str) -> String {
     }
     format!("{}…", &text[..end])
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::ids::{PaymentHash, WalletId};
+    use crate::ledger::{Limits, Reserve};
+
+    fn reservation(status: Is) -> Reservation {
+        let settled = (status == Is::Settled).then_some(Msat::new(100));
+        Reservation {
+            status,
+            price: Msat::new(90),
+            fee_cap: Msat::new(20),
+            payment_hash: PaymentHash::from_bytes([1; 32]),
+            wallet: WalletId {
+                kind: "sim".to_owned(),
+                account: "a".to_owned(),
+            },
+            spent: settled,
+            fee: settled.map(|_| Msat::new(10)),
+        }
+    }
+
+    fn entries() -> [Entry; 6] {
+        let it = reservation(Is::Reserved);
+        [
+            Entry::Reserve(Reserve {
+                price: it.price,
+                fee_cap: it.fee_cap,
+                payment_hash: it.payment_hash,
+                wallet: it.wallet,
+                limits: Limits {
+                    daily: Msat::ZERO,
+                    per_tick: Msat::ZERO,
+                    per_job: Msat::ZERO,
+                    floor: Msat::ZERO,
+                },
+                seen: None,
+            }),
+            Entry::InFlight,
+            Entry::Unknown {
+                reason: "?".to_owned(),
+            },
+            Entry::Settle {
+                price: Msat::new(90),
+                fee: Msat::new(10),
+            },
+            Entry::Release {
+                proof: "never seen".to_owned(),
+            },
+            Entry::Note("hm".to_owned()),
+        ]
+    }
+
+    #[test]
+    fn the_diagram_has_these_steps_and_no_others() {
+        use Is::{InFlight, Released, Reserved, Settled, Unknown};
+        let (never, stays) = (None, |status| Some(Some(status)));
+        // From, and then by entry: reserve, in flight, unknown, settle, release, note.
+        let diagram = [
+            (
+                None,
+                [stays(Reserved), never, never, never, never, Some(None)],
+            ),
+            (
+                Some(Reserved),
+                [
+                    never,
+                    stays(InFlight),
+                    never,
+                    stays(Settled),
+                    stays(Released),
+                    stays(Reserved),
+                ],
+            ),
+            (
+                Some(InFlight),
+                [
+                    never,
+                    never,
+                    stays(Unknown),
+                    stays(Settled),
+                    stays(Released),
+                    stays(InFlight),
+                ],
+            ),
+            (
+                Some(Unknown),
+                [
+                    never,
+                    stays(InFlight),
+                    stays(Unknown),
+                    stays(Settled),
+                    stays(Released),
+                    stays(Unknown),
+                ],
+            ),
+            (
+                Some(Settled),
+                [never, never, never, never, never, stays(Settled)],
+            ),
+            (
+                Some(Released),
+                [never, never, never, stays(Settled), never, stays(Released)],
+            ),
+        ];
+        for (from, steps) in diagram {
+            let before = from.map(reservation);
+            for (entry, expected) in entries().iter().zip(steps) {
+                let after = step(before.as_ref(), entry).ok();
+                let status = after.map(|it| it.after.map(|it| it.status));
+                assert_eq!(status, expected, "{from:?}: {}", word(entry));
+            }
+        }
+    }
+
+    #[test]
+    fn a_note_that_quotes_too_much_is_cut_between_characters() {
+        let note = Entry::Note("é".repeat(NOTE_BYTES));
+        let kept = step(None, &note).unwrap().note.unwrap();
+        assert_eq!(kept.chars().count(), NOTE_BYTES / 2 + 1);
+        assert!(kept.ends_with("é…"));
+    }
+
+    #[test]
+    fn only_an_overrun_and_a_late_payment_are_remarked_on() {
+        let pay = |status, price| {
+            let entry = Entry::Settle {
+                price: Msat::new(price),
+                fee: Msat::new(10),
+            };
+            let it = step(Some(&reservation(status)), &entry).unwrap();
+            (it.what, it.amount.unwrap().get(), it.note)
+        };
+        assert_eq!(pay(Is::InFlight, 100), ("settle", 110, None));
+        let (_, amount, note) = pay(Is::Unknown, 101);
+        assert_eq!(
+            (amount, note.as_deref()),
+            (111, Some("0.001 sats more than was set aside"))
+        );
+        assert_eq!(pay(Is::Released, 1).0, "settle_after_release");
+        assert_eq!(pay(Is::InFlight, u64::MAX).1, Msat::MAX.get());
+    }
+}

@@ -32,14 +32,14 @@ impl Choice {
         if has("ambiguous") {
             Verdict::Ambiguous(self.ambiguity())
         } else if has("budget") {
-            Verdict::Budget(self.summary())
+            Verdict::Budget(self.summary("none within budget"))
         } else {
-            Verdict::NoProvider(self.summary())
+            Verdict::NoProvider(self.summary("none matches"))
         }
     }
 
     /// `3 providers found, none matches: 2 too expensive (…), 1 without model llama3 (…)`.
-    fn summary(&self) -> String {
+    fn summary(&self, outcome: &str) -> String {
         let found = self.providers(|_| true).len();
         if found == 0 {
             return "no provider found".to_owned();
@@ -54,10 +54,7 @@ impl Choice {
         words.sort_by_key(|word| std::cmp::Reverse(rank(word)));
         let parts: Vec<String> = words.iter().map(|word| self.part(word)).collect();
         let providers = if found == 1 { "provider" } else { "providers" };
-        format!(
-            "{found} {providers} found, none matches: {}",
-            parts.join(", ")
-        )
+        format!("{found} {providers} found, {outcome}: {}", parts.join(", "))
     }
 
     /// The providers left out for one word, and the nearest miss among them.

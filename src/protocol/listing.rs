@@ -123,18 +123,26 @@ fn content(of: &ListingContent) -> String {
     serde_json::to_string(&content).unwrap_or_default()
 }
 
-/// Takes a listing down: two events, to be published in this order.
+/// Takes a listing down: two events and the times to sign them as of, to be published in this order.
+/// `listed_at` is the `created_at` of the listing's last version, `now` the present.
 ///
 /// The first replaces the listing by an empty one that says so, for relays that don't delete; it
 /// also hides what other relays still hold of the listing and of the announcements before it. The
 /// second asks for deletion (NIP-09) of the listing and of these `announcements`, so that customers
 /// who read the channel alone don't find them either.
 ///
-/// Sign both as of a time later than the listing's last `created_at`: of two versions from one second,
-/// relays keep the one with the lower id. A listing that is to follow must be later still, as a
-/// deletion covers its own second.
+/// Times matter to the second. Of two versions from one second, relays keep the one with the lower id,
+/// so the empty one is later than the last; and a listing that follows must be later than
+/// [`withdrawn_at`]. A deletion refuses whatever is not later than itself, so it is dated before the
+/// empty listing: a provider that restarts at once could not list itself otherwise.
 #[must_use]
-pub fn withdraw(provider: PublicKey, announcements: &[EventId], at: UnixSecs) -> [EventBuilder; 2] {
+pub fn withdraw(
+    provider: PublicKey,
+    announcements: &[EventId],
+    listed_at: UnixSecs,
+    now: UnixSecs,
+) -> [(EventBuilder, UnixSecs); 2] {
+    let at = withdrawn_at(listed_at, now);
     let emptied = EventBuilder::new(Kind::from(KIND_LISTING), "").tags([
         tag("d", [LISTING_ID]),
         tag("status", [WITHDRAWN]),
@@ -147,7 +155,13 @@ pub fn withdraw(provider: PublicKey, announcements: &[EventId], at: UnixSecs) ->
         tags.push(tag("k", [Kind::ChannelMessage.as_u16().to_string()]));
     }
     let deletion = EventBuilder::new(Kind::EventDeletion, "no longer offered").tags(tags);
-    [emptied, deletion]
+    [(emptied, at), (deletion, at.minus(1))]
+}
+
+/// The `created_at` of the empty listing that replaces one from `listed_at`.
+#[must_use]
+pub fn withdrawn_at(listed_at: UnixSecs, now: UnixSecs) -> UnixSecs {
+    now.max(listed_at.plus(1))
 }
 
 /// The announcement that says in the channel what the listing says to the world. `spark_address` may

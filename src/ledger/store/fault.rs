@@ -88,3 +88,30 @@ fn in_words(error: &rusqlite::Error) -> String {
     };
     format!("{advice} ({error})")
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    #[test]
+    fn what_sqlite_can_not_do_comes_with_what_mends_it() {
+        for (code, mends) in [
+            (ffi::SQLITE_FULL, "Free some space"),
+            (ffi::SQLITE_BUSY, "Try again"),
+            (ffi::SQLITE_CORRUPT, "Restore it"),
+            (ffi::SQLITE_NOTADB, "Restore it"),
+            (ffi::SQLITE_READONLY, "allowed to write"),
+            (ffi::SQLITE_CANTOPEN, "must exist"),
+            (ffi::SQLITE_IOERR, "Check it"),
+        ] {
+            let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+            let words = Fault::Sql(error)
+                .of(Path::new("/home/l.sqlite"))
+                .to_string();
+            assert!(words.contains(mends), "{words}");
+            assert!(words.contains("/home/l.sqlite"), "{words}");
+        }
+    }
+}

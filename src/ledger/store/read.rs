@@ -43,6 +43,16 @@ macro_rules! total {
     };
 }
 
+const OPEN_IN_SCOPE: &str =
+    "SELECT price_msat, fee_cap_msat, status = 'unknown', coalesce(tick = ?3, 0)
+     FROM reservations WHERE network = ?1 AND play_money = ?2 AND closed_at IS NULL";
+
+const OPEN_ON_WALLET: &str = "SELECT price_msat, fee_cap_msat FROM reservations
+     WHERE wallet_kind = ?1 AND wallet_account = ?2 AND closed_at IS NULL";
+
+const UNFINISHED_OWNERS: &str =
+    "SELECT DISTINCT owner FROM purchases WHERE status IN ('open', 'undelivered')";
+
 pub(in crate::ledger) fn purchase(
     db: &Connection,
     id: PurchaseId,
@@ -57,9 +67,7 @@ pub(in crate::ledger) fn unfinished(
 ) -> Result<Vec<PurchaseRecord>, Fault> {
     let tx = db.transaction()?;
     let owners: Vec<String> = tx
-        .prepare_cached(
-            "SELECT DISTINCT owner FROM purchases WHERE status IN ('open', 'undelivered')",
-        )?
+        .prepare_cached(UNFINISHED_OWNERS)?
         .query_map([], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     let mut found = Vec::new();
@@ -170,10 +178,7 @@ pub(super) fn usage(
             .prepare_cached(total!("tick = ?3"))?
             .query_row(params![network, play, tick], both_halves)?;
     }
-    let mut open = db.prepare_cached(
-        "SELECT price_msat, fee_cap_msat, status = 'unknown', coalesce(tick = ?3, 0)
-         FROM reservations WHERE network = ?1 AND play_money = ?2 AND closed_at IS NULL",
-    )?;
+    let mut open = db.prepare_cached(OPEN_IN_SCOPE)?;
     let mut rows = open.query(params![network, play, tick])?;
     while let Some(row) = rows.next()? {
         let amount = Msat::new(row.get(0)?).saturating_add(Msat::new(row.get(1)?));
@@ -199,10 +204,7 @@ fn both_halves(row: &Row<'_>) -> rusqlite::Result<Msat> {
 }
 
 pub(super) fn open_on_wallet(db: &Connection, wallet: &WalletId) -> Result<Msat, Fault> {
-    let mut select = db.prepare_cached(
-        "SELECT price_msat, fee_cap_msat FROM reservations
-         WHERE wallet_kind = ?1 AND wallet_account = ?2 AND closed_at IS NULL",
-    )?;
+    let mut select = db.prepare_cached(OPEN_ON_WALLET)?;
     let mut rows = select.query([&wallet.kind, &wallet.account])?;
     let mut total = Msat::ZERO;
     while let Some(row) = rows.next()? {
@@ -324,4 +326,36 @@ fn word<T>(
         let strange = Box::new(FromSqlError::InvalidType);
         rusqlite::Error::FromSqlConversionFailure(column, Type::Text, strange)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A ledger of years must answer as fast as a new one.
+    #[test]
+    fn nothing_on_the_way_to_a_payment_reads_a_whole_table() {
+        let db = super::super::connect_to_nothing().unwrap();
+        for sql in [
+            total!("closed_at >= ?3"),
+            total!("tick = ?3"),
+            OPEN_IN_SCOPE,
+            OPEN_ON_WALLET,
+            UNFINISHED_OWNERS,
+            record!("WHERE p.id = ?1"),
+            record!("WHERE p.owner = ?1 AND p.status IN ('open', 'undelivered')"),
+        ] {
+            let mut plan = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let parameters = vec![1; plan.parameter_count()];
+            let steps: Vec<String> = plan
+                .query_map(rusqlite::params_from_iter(parameters), |row| row.get(3))
+                .unwrap()
+                .collect::<Result<_, _>>()
+                .unwrap();
+            for step in &steps {
+                assert!(step.contains("USING"), "{sql}\n{steps:#?}");
+            }
+        }
+    }
 }

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)]
+
 use nostr::SECP256K1;
 use nostr::secp256k1::SecretKey;
 use proptest::prelude::*;
