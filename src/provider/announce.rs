@@ -189,10 +189,12 @@ impl Announcer {
     pub(super) async fn withdraw(&self, voice: &Voice, store: &JobStore) -> Result<(), String> {
         let mut said = self.said.lock().await;
         said.withdrawn = true;
-        let at = said.next_time(voice, store).await?;
+        let last = said.listed_at;
+        // What follows a withdrawal must be later still, in the next run too.
+        let now = said.next_time(voice, store).await?;
         let announcements: Vec<EventId> = said.announcements.iter().copied().collect();
-        let events = listing::withdraw(voice.identity.public_key(), &announcements, at);
-        for event in events {
+        let key = voice.identity.public_key();
+        for (event, at) in listing::withdraw(key, &announcements, last.min(now), now) {
             let event = voice.sign_at(event, at);
             publish(voice, &event.map_err(|error| error.to_string())?).await?;
         }
