@@ -239,9 +239,11 @@ impl Inner {
         if self.options.fault == Some(Fault::Slow) {
             std::thread::sleep(SLOW);
         }
+        // Before the transaction: verifying a signature takes longer than all of its SQL.
+        let invoice = self.payable(request);
         let now = self.options.clock.now();
         let attempt = self.bank.write(now, |books| {
-            let attempt = self.attempt_in(books, request, now)?;
+            let attempt = self.attempt_in(books, request, invoice, now)?;
             Ok((attempt, begun.is_alone()))
         });
         match attempt {
@@ -269,6 +271,7 @@ impl Inner {
         &self,
         books: &Connection,
         request: &PayRequest,
+        invoice: Result<Parsed, String>,
         now: UnixSecs,
     ) -> Result<Attempt, Problem> {
         // Whatever speaks against paying now, an earlier attempt may have gone through.
@@ -276,7 +279,7 @@ impl Inner {
         if recorded != Outgoing::NotFound {
             return Ok(Attempt::Recorded(recorded));
         }
-        match self.objection(request) {
+        match invoice {
             Ok(invoice) => {
                 let fee = self.options.fee;
                 books::pay(books, self.account, request, &invoice, fee, now)
@@ -285,8 +288,8 @@ impl Inner {
         }
     }
 
-    /// What can be said against a payment without looking at the books.
-    fn objection(&self, request: &PayRequest) -> Result<Parsed, String> {
+    /// The invoice to pay, or what can be said against that without looking at the books.
+    fn payable(&self, request: &PayRequest) -> Result<Parsed, String> {
         if self.options.fault == Some(Fault::Refuse) {
             return Err("this play-money wallet was told to refuse every payment".to_owned());
         }

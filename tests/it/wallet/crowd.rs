@@ -131,10 +131,14 @@ fn a_child_that_pays_until_it_is_killed() {
         .unwrap();
     runtime.block_on(async {
         let mut random = StdRng::from_os_rng();
-        loop {
-            something(&mut random, &one, &other).await;
-            something(&mut random, &other, &one).await;
-        }
+        let forever = async {
+            loop {
+                something(&mut random, &one, &other).await;
+                something(&mut random, &other, &one).await;
+            }
+        };
+        // In case the parent is killed itself.
+        let _ = tokio::time::timeout(Duration::from_secs(120), forever).await;
     });
 }
 
