@@ -190,14 +190,12 @@ impl Inner {
         if request.expiry_secs == 0 || request.expiry_secs > MAX_LIFETIME_SECS {
             return refused("an invoice lives for at least a second and at most 30 days");
         }
-        let preimage = match request.hold {
-            Some(_) => None,
-            None => Some(Preimage::from_bytes(rand::random())),
-        };
-        let payment_hash = match (request.hold, &preimage) {
-            (Some(hash), _) => hash,
-            (None, Some(preimage)) => preimage.payment_hash(),
-            (None, None) => return refused("an invoice needs a hash"),
+        let (payment_hash, preimage, min_final_cltv) = match request.hold {
+            Some(hash) => (hash, None, u64::from(self.options.hold_blocks)),
+            None => {
+                let preimage = Preimage::from_bytes(rand::random());
+                (preimage.payment_hash(), Some(preimage), PLAIN_BLOCKS)
+            }
         };
         let now = self.options.clock.now();
         let draft = Draft {
@@ -208,10 +206,7 @@ impl Inner {
             description: format!("{MARK}{}", request.description),
             created_at: now,
             expiry_secs: request.expiry_secs,
-            min_final_cltv: match request.hold {
-                Some(_) => u64::from(self.options.hold_blocks),
-                None => PLAIN_BLOCKS,
-            },
+            min_final_cltv,
         };
         let bolt11 = sign(&draft, &self.node_key)
             .map_err(|problem| WalletError::Refused(problem.to_string()))?;
@@ -260,7 +255,7 @@ impl Inner {
                     reason: "the payment left no record".to_owned(),
                 },
             },
-            // Nothing moved now, but the file may hold an earlier attempt.
+            // A commit that failed may be on disk all the same, and so may an earlier attempt.
             Err(error) => PayOutcome::Unknown {
                 reason: error.to_string(),
             },
