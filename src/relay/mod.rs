@@ -10,12 +10,16 @@ pub mod seal;
 pub mod transport;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use nostr::{Event, Filter, RelayUrl};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::DropGuard;
+
+pub use local::EmbeddedRelay;
+pub use pool::{PoolOptions, RelayPoolSession, parse_urls};
 
 /// How one relay is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +92,7 @@ pub enum Incoming {
 /// A live subscription. Dropping it ends it at the relays too.
 pub struct Subscription {
     incoming: mpsc::Receiver<Incoming>,
+    taken: Option<Arc<Notify>>,
     _ends: DropGuard,
 }
 
@@ -103,13 +108,24 @@ impl Subscription {
     pub fn new(incoming: mpsc::Receiver<Incoming>, ends: DropGuard) -> Self {
         Self {
             incoming,
+            taken: None,
             _ends: ends,
         }
     }
 
+    /// The same subscription, which tells `taken` each time that something was taken from it.
+    fn telling(mut self, taken: Arc<Notify>) -> Self {
+        self.taken = Some(taken);
+        self
+    }
+
     /// The next thing that comes in; `None` once the session is closed. Cancel-safe.
     pub async fn next(&mut self) -> Option<Incoming> {
-        self.incoming.recv().await
+        let next = self.incoming.recv().await;
+        if let Some(taken) = &self.taken {
+            taken.notify_waiters();
+        }
+        next
     }
 }
 
