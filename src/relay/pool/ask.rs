@@ -21,6 +21,9 @@ const OVERLAP_SECS: u64 = 600;
 /// some at 100.
 const FULL_PAGE: usize = 100;
 
+/// Stored events asked for at a time in a round. Relays cut it down to what they allow.
+const PAGE: usize = 5000;
+
 /// Pages fetched for one request.
 const MOST_PAGES: u32 = 40;
 
@@ -156,9 +159,9 @@ impl Ask {
         })
     }
 
-    /// The filter, narrowed to a span. The limit goes: it counted from the newest stored event.
+    /// The filter, narrowed to a span. Its own limit goes: it counted from the newest stored event.
     fn within(&self, span: Span) -> Filter {
-        let mut filter = self.feed.filter.clone().remove_limit();
+        let mut filter = self.feed.filter.clone().limit(PAGE);
         filter.since = filter.since.max(span.since);
         filter.until = match (filter.until, span.until) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -251,7 +254,7 @@ impl Round {
                 since: filter.since,
                 until: filter.until,
             },
-            pageable: filter.limit.is_none() && filter.ids.is_none(),
+            pageable: filter.limit.is_none_or(|limit| limit == PAGE) && filter.ids.is_none(),
             events: 0,
             oldest: None,
         }
