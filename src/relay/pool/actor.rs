@@ -83,7 +83,8 @@ enum Due {
     PostAgain(EventId),
     /// A subscription that this connection closed.
     Reopen(u64, u64),
-    StoredExpires(u64),
+    /// A round of a subscription.
+    RoundExpires(u64, u64),
     Heartbeat(u64),
     LingerEnds,
 }
@@ -108,6 +109,8 @@ pub(super) struct Actor {
     unreachable: Option<String>,
     asks: HashMap<u64, Ask>,
     postings: HashMap<EventId, Pending>,
+    /// Counts postings.
+    published: u64,
     agenda: Agenda<Due>,
     /// Yield the number of a subscription whose subscriber is gone.
     ends: Later,
@@ -138,6 +141,7 @@ impl Actor {
             unreachable: None,
             asks: HashMap::new(),
             postings: HashMap::new(),
+            published: 0,
             agenda: Agenda::new(),
             ends: Later::new(),
             rooms: Later::new(),
@@ -244,10 +248,7 @@ impl Actor {
         for number in numbers {
             self.ask(number);
         }
-        let ids: Vec<EventId> = self.postings.keys().copied().collect();
-        for id in ids {
-            self.post(&id);
-        }
+        self.post_all();
     }
 
     fn failed(&mut self, why: &str) {
@@ -310,7 +311,7 @@ impl Actor {
             Due::PostingExpires(id) => self.posting_expires(&id),
             Due::PostAgain(id) => self.post_again(&id),
             Due::Reopen(number, connection) if connection == self.connection => self.ask(number),
-            Due::StoredExpires(number) => self.stored_expires(number),
+            Due::RoundExpires(number, round) => self.round_expires(number, round),
             Due::Heartbeat(connection) if connection == self.connection => self.heartbeat(),
             // The loop looks at the time itself.
             Due::Reopen(..) | Due::Heartbeat(_) | Due::LingerEnds => {}

@@ -1,5 +1,8 @@
 //! The embedded relay itself.
 
+use futures_util::{SinkExt, StreamExt};
+use tokio_tungstenite::tungstenite::Message;
+
 use super::*;
 
 async fn http(relay: &EmbeddedRelay, request: &str) -> String {
@@ -108,4 +111,15 @@ async fn dropping_it_frees_the_port() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_client_that_sends_too_much_is_cut_off() {
+    let relay = embedded().await;
+    let (mut socket, _) = tokio_tungstenite::connect_async(relay.url().as_str())
+        .await
+        .unwrap();
+    // It may hang up before all is written.
+    let _ = socket.send(Message::text("x".repeat(1024 * 1024))).await;
+    soon(async { while let Some(Ok(_)) = socket.next().await {} }).await;
 }

@@ -75,3 +75,13 @@ async fn a_relay_that_does_not_answer_the_upgrade_is_given_up_in_time() {
     let session = RelayPoolSession::connect(&[url(addr)], options).unwrap();
     trouble(&session, "timed out").await;
 }
+
+#[tokio::test]
+async fn a_relay_that_does_not_speak_tls_is_in_trouble_and_no_more() {
+    let plain = embedded().await;
+    let address = plain.url().to_string().replace("ws://", "wss://");
+    let session = session(&[RelayUrl::parse(&address).unwrap(), plain.url()]);
+    let mut subscription = session.subscribe(Filter::new(), SOON).await.unwrap();
+    let (_, answered, failed) = stored(&mut subscription).await;
+    assert_eq!((answered, failed.len()), (1, 1));
+}

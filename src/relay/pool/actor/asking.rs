@@ -21,7 +21,7 @@ const REOPEN_MOST: Duration = Duration::from_secs(30);
 /// A subscription that held this long starts the back-off anew when it is closed.
 const GOOD_SUBSCRIPTION: Duration = Duration::from_secs(60);
 
-/// Time for a relay to say all it has stored.
+/// Time for a relay to say all it has stored for one request.
 const STORED_WITHIN: Duration = Duration::from_secs(10);
 
 impl Actor {
@@ -62,14 +62,28 @@ impl Actor {
             return self.lost("the relay takes nothing in");
         }
         ask.feed.asked(self.index);
-        let until = Instant::now() + STORED_WITHIN;
-        self.agenda.add(until, Due::StoredExpires(number));
+        self.bound_round(number);
     }
 
-    pub(super) fn stored_expires(&mut self, number: u64) {
-        if let Some(ask) = self.asks.get(&number) {
-            let late = format!("did not answer in full within {STORED_WITHIN:?}");
-            ask.feed.stored(self.index, Err(self.refusal(&late)));
+    /// Sees to it that the round under way does not go on forever.
+    fn bound_round(&mut self, number: u64) {
+        let round = self.asks.get(&number).and_then(Ask::under_way);
+        if let Some(round) = round {
+            let until = Instant::now() + STORED_WITHIN;
+            self.agenda.add(until, Due::RoundExpires(number, round));
+        }
+    }
+
+    pub(super) fn round_expires(&mut self, number: u64, round: u64) {
+        let late = format!("did not answer in full within {STORED_WITHIN:?}");
+        let refusal = self.refusal(&late);
+        let Some(ask) = self.asks.get_mut(&number) else {
+            return;
+        };
+        if ask.under_way() == Some(round) {
+            ask.feed.stored(self.index, Err(refusal));
+            let next = ask.give_up(round, &self.shared.ids);
+            self.follow(number, next);
         }
     }
 
@@ -120,8 +134,9 @@ impl Actor {
                 if let Some(socket) = self.link.up()
                     && !socket.write(text)
                 {
-                    self.lost("the relay takes nothing in");
+                    return self.lost("the relay takes nothing in");
                 }
+                self.bound_round(number);
             }
         }
     }

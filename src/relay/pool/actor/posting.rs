@@ -34,6 +34,8 @@ pub(in crate::relay::pool) struct Verdict {
 /// A posting that this relay has not answered.
 #[derive(Debug)]
 pub(super) struct Pending {
+    /// Its place in the order of publishing.
+    place: u64,
     posting: Arc<Posting>,
     until: Instant,
     answers: Vec<mpsc::Sender<Verdict>>,
@@ -58,7 +60,9 @@ impl Actor {
             });
             return;
         }
+        self.published += 1;
         let pending = self.postings.entry(id).or_insert_with(|| Pending {
+            place: self.published,
             posting: Arc::clone(&posting),
             until,
             answers: Vec::new(),
@@ -74,6 +78,16 @@ impl Actor {
         self.agenda.add(until, Due::PostingExpires(id));
         self.post(&id);
         self.nudge();
+    }
+
+    /// Sends what waits for the relay, in the order of publishing.
+    pub(super) fn post_all(&mut self) {
+        let waiting = self.postings.iter();
+        let mut waiting: Vec<_> = waiting.map(|(id, pending)| (pending.place, *id)).collect();
+        waiting.sort_unstable();
+        for (_, id) in waiting {
+            self.post(&id);
+        }
     }
 
     /// Sends a posting, if the relay is there and it is time.
