@@ -1,1 +1,298 @@
-//! The buyer: `ComputeClient`.
+//! The buyer: [`ComputeClient`], a purchase inside an agent's own program.
+//!
+//! ```no_run
+//! # async fn example() -> agent_compute::Result<()> {
+//! use agent_compute::client::{ComputeClient, PurchaseRequest};
+//!
+//! let client = ComputeClient::builder().build().await?;
+//! let receipt = client
+//!     .purchase(PurchaseRequest::new("What is the capital of France?"))
+//!     .receipt()
+//!     .await?;
+//! println!("{receipt} for {}", receipt.paid_msat);
+//! # Ok(())
+//! # }
+//! ```
+
+mod builder;
+mod buy;
+mod info;
+mod request;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+use tokio::sync::{OnceCell, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use self::builder::{Builder, Relays};
+pub use self::info::{Inference, ProviderInfo};
+pub use self::request::PurchaseRequest;
+pub use crate::error::{Code, Error, Result};
+use crate::identity::Identity;
+use crate::ledger::{BudgetReport, Scope};
+use crate::market::Select;
+use crate::protocol::Offer;
+use crate::purchase::driver::Engine;
+pub use crate::purchase::event::{ProviderSeen, PurchaseEvent, Receipt};
+pub use crate::purchase::recover::Recovered;
+use crate::purchase::recover::{self, Depth};
+use crate::units::{Msat, Network};
+use crate::wallet::Wallet;
+
+/// How many events may wait for a purchase's watcher. A watcher that stops reading stops the purchase
+/// from showing more, never from keeping its books.
+const EVENTS_WAITING: usize = 1024;
+
+/// Buys compute within its owner's limits. Cheap to clone; clones share everything.
+#[derive(Clone, Debug)]
+pub struct ComputeClient {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    builder: Builder,
+    ready: OnceCell<Ready>,
+}
+
+/// An opened client.
+#[derive(Debug)]
+struct Ready {
+    engine: Engine,
+    scope: Scope,
+    /// The network of offers; `None`: any.
+    network: Option<Network>,
+    /// Whether anything is bought at all.
+    buys: bool,
+    allow: Vec<nostr::PublicKey>,
+    deny: Vec<nostr::PublicKey>,
+    max_hold_secs: u64,
+}
+
+impl ComputeClient {
+    /// A client with the owner's default home, opened on first use. The limits in its `[runway]` apply.
+    ///
+    /// `relay` is an address, several, or a [`crate::relay::RelaySession`].
+    #[must_use]
+    pub fn new(identity: Identity, relay: impl Into<Relays>, wallet: Arc<dyn Wallet>) -> Self {
+        Self::builder()
+            .identity(identity)
+            .relays(relay)
+            .wallet(wallet)
+            .build_lazy()
+    }
+
+    /// A client of one's own making.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    async fn ready(&self) -> Result<&Ready> {
+        let open = || async {
+            let ready = self.inner.builder.open().await?;
+            // What a crash left is settled before anything new is bought. What can't be settled now stays
+            // reserved, and that counts against the limits.
+            for recovered in recover::recover(&ready.engine, Depth::Open).await? {
+                tracing::info!(purchase = %recovered.purchase_id, was = %recovered.was, now = %recovered.state, "recovered");
+            }
+            Ok(ready)
+        };
+        self.inner.ready.get_or_try_init(open).await
+    }
+
+    /// Priced providers with a channel, as the seeds' agents expect them, after looking for at most `secs`
+    /// seconds. [`Self::offers`] lists all.
+    ///
+    /// # Errors
+    /// If no relay can be reached.
+    pub async fn discover_providers(&self, secs: u64) -> Result<Vec<ProviderInfo>> {
+        let offers = self.offers(std::time::Duration::from_secs(secs)).await?;
+        Ok(offers
+            .into_iter()
+            .filter_map(ProviderInfo::from_offer)
+            .collect())
+    }
+
+    /// Every offer that is listed and suits this client's network, allow and deny lists.
+    ///
+    /// # Errors
+    /// If no relay can be reached.
+    pub async fn offers(&self, within: std::time::Duration) -> Result<Vec<Offer>> {
+        let ready = self.ready().await?;
+        let request = PurchaseRequest {
+            discovery_time: within,
+            ..PurchaseRequest::new("")
+        };
+        buy::offers(ready, &request).await
+    }
+
+    /// The cheapest of these whose price fits the budget. Compared in millisatoshi, exactly.
+    #[must_use]
+    pub fn select_cheapest_provider(
+        providers: &[ProviderInfo],
+        budget_sats: u64,
+    ) -> Option<&ProviderInfo> {
+        let budget = Msat::from_sats_saturating(budget_sats);
+        providers
+            .iter()
+            .filter(|provider| Msat::new(provider.price_msats) <= budget)
+            .min_by_key(|provider| provider.price_msats)
+    }
+
+    /// Buys one job from this provider for at most `budget_sats`, and waits for the result.
+    ///
+    /// # Errors
+    /// As [`Purchase::receipt`].
+    pub async fn request_inference(
+        &self,
+        provider: &ProviderInfo,
+        prompt: &str,
+        max_tokens: u32,
+        budget_sats: u64,
+    ) -> Result<Inference> {
+        let request = PurchaseRequest {
+            max_tokens,
+            offer: Some(provider.offer()?),
+            max_price: Some(Msat::from_sats_saturating(budget_sats)),
+            select: Select::First,
+            ..PurchaseRequest::new(prompt)
+        };
+        let receipt = self.purchase(request).receipt().await?;
+        Ok(Inference::from(receipt))
+    }
+
+    /// Who is on offer for this request, and who would be bought from: a purchase up to the choice. Asks
+    /// nobody for anything, and pays nothing.
+    ///
+    /// # Errors
+    /// If no relay can be reached, or the limits allow no purchase at all. Finding nobody suitable is the
+    /// error of [`Preview::selected`], beside the ones who were seen.
+    pub async fn preview(&self, request: &PurchaseRequest) -> Result<Preview> {
+        let ready = self.ready().await?;
+        let ends = tokio::time::Instant::now() + request.discovery_time;
+        let survey = buy::survey(ready, request, ends).await?;
+        Ok(Preview {
+            providers: survey.seen,
+            selected: survey.chosen,
+        })
+    }
+
+    /// Begins a purchase. It runs whether or not its events are read; dropping it stops it, with the
+    /// ledger left recoverable.
+    #[must_use]
+    pub fn purchase(&self, request: PurchaseRequest) -> Purchase {
+        let (tell, events) = mpsc::channel(EVENTS_WAITING);
+        let stop = CancellationToken::new();
+        let client = self.clone();
+        let stopped = stop.clone();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "owned by the Purchase, whose drop aborts it"
+        )]
+        let task = tokio::spawn(async move {
+            let ready = client.ready().await?;
+            buy::buy(ready, request, &tell, &stopped).await
+        });
+        Purchase { events, stop, task }
+    }
+
+    /// What the limits are and what counts against them. `tick`: also of that tick.
+    ///
+    /// # Errors
+    /// If the ledger can't be read.
+    pub async fn budget(&self, tick: Option<&str>) -> Result<BudgetReport> {
+        let Ready { engine, scope, .. } = self.ready().await?;
+        Ok(engine.ledger.budget(*scope, tick, engine.limits).await?)
+    }
+
+    /// Settles what was left open, and fetches results that came late.
+    ///
+    /// # Errors
+    /// If the ledger can't be used. Trouble with one purchase is in its [`Recovered`].
+    pub async fn recover(&self) -> Result<Vec<Recovered>> {
+        let ready = self.ready().await?;
+        recover::recover(&ready.engine, Depth::All).await
+    }
+
+    /// The owner's word on a payment that no look-up decides.
+    ///
+    /// # Errors
+    /// If there is no such purchase in doubt.
+    pub async fn resolve(&self, purchase: &str, paid: bool) -> Result<Recovered> {
+        let engine = &self.ready().await?.engine;
+        recover::resolve(engine, purchase, paid).await
+    }
+
+    /// Closes the relay connections once what was said has left.
+    pub async fn close(&self) {
+        if let Some(ready) = self.inner.ready.get() {
+            ready.engine.relays.close().await;
+        }
+    }
+}
+
+/// What a purchase would choose from, and what it would choose.
+#[derive(Debug)]
+pub struct Preview {
+    /// Everybody who was seen, the suitable ones first and in order of preference.
+    pub providers: Vec<ProviderSeen>,
+    /// The one that would be bought from, or why nobody would.
+    pub selected: Result<Offer>,
+}
+
+/// A purchase under way: a stream of its events, and in the end a receipt.
+#[derive(Debug)]
+pub struct Purchase {
+    events: mpsc::Receiver<PurchaseEvent>,
+    stop: CancellationToken,
+    task: JoinHandle<Result<Receipt>>,
+}
+
+impl Purchase {
+    /// The next event; `None` when the purchase is over and its receipt is ready. Cancel-safe.
+    pub async fn next_event(&mut self) -> Option<PurchaseEvent> {
+        self.events.recv().await
+    }
+
+    /// Stops the purchase as Ctrl-C does: before a payment it ends, after it the ledger is left
+    /// recoverable. The receipt is then an error that says which.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// With the code, what was paid and what is still reserved. See [`Code`].
+    pub async fn receipt(mut self) -> Result<Receipt> {
+        while self.events.recv().await.is_some() {}
+        match (&mut self.task).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(Error::new(
+                Code::Internal,
+                format!(
+                    "the purchase stopped unexpectedly ({error}); run `agent-customer recover`"
+                ),
+            )),
+        }
+    }
+}
+
+impl Stream for Purchase {
+    type Item = PurchaseEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<PurchaseEvent>> {
+        self.events.poll_recv(cx)
+    }
+}
+
+impl Drop for Purchase {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

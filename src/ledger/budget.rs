@@ -36,6 +36,16 @@ pub struct Usage {
     pub tick_unknown: Msat,
 }
 
+/// The paying wallet, for the floor that must remain in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalletView {
+    /// What it said it could spend.
+    pub balance: Msat,
+    /// Every open reservation on it. The balance may or may not be short of these already; taking
+    /// them off here can only be too careful.
+    pub reserved: Msat,
+}
+
 /// The limit that said no.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -90,19 +100,240 @@ impl BudgetReport {
     /// The most that one more reservation may be, floor aside, and the limit that says so.
     #[must_use]
     pub fn headroom(&self) -> (Msat, RefusedBy) {
-        let Self { limits, usage } = self;
-        let of_day = limits
-            .daily
-            .saturating_sub(usage.spent_today.saturating_add(usage.reserved));
-        let of_tick = limits
-            .per_tick
-            .saturating_sub(usage.tick_spent.saturating_add(usage.tick_reserved));
-        let mut least = (limits.per_job, RefusedBy::PerJob);
-        for other in [(of_tick, RefusedBy::PerTick), (of_day, RefusedBy::Daily)] {
+        let mut least = (left_for_job(&self.limits), RefusedBy::PerJob);
+        for other in [
+            (left_in_tick(&self.limits, &self.usage), RefusedBy::PerTick),
+            (left_today(&self.limits, &self.usage), RefusedBy::Daily),
+        ] {
             if other.0 < least.0 {
                 least = other;
             }
         }
         least
+    }
+}
+
+fn left_for_job(limits: &Limits) -> Msat {
+    limits.per_job.min(Msat::MAX)
+}
+
+fn left_in_tick(limits: &Limits, usage: &Usage) -> Msat {
+    let used = usage.tick_spent.saturating_add(usage.tick_reserved);
+    limits.per_tick.saturating_sub(used)
+}
+
+fn left_today(limits: &Limits, usage: &Usage) -> Msat {
+    let used = usage.spent_today.saturating_add(usage.reserved);
+    limits.daily.saturating_sub(used)
+}
+
+/// Whether `asked` more may be set aside. All limits must allow it; the first that does not is named,
+/// in the order job, tick, day, floor. A floor of zero asks nothing of the wallet; any other floor
+/// refuses when the wallet was not looked at.
+///
+/// # Errors
+/// The [`Refusal`], with what that limit would still have allowed.
+pub fn check(
+    limits: &Limits,
+    usage: &Usage,
+    wallet: Option<WalletView>,
+    asked: Msat,
+) -> Result<(), Refusal> {
+    let in_wallet = if limits.floor.is_zero() {
+        Msat::MAX
+    } else {
+        wallet.map_or(Msat::ZERO, |wallet| {
+            wallet
+                .balance
+                .saturating_sub(wallet.reserved)
+                .saturating_sub(limits.floor)
+        })
+    };
+    [
+        (RefusedBy::PerJob, left_for_job(limits)),
+        (RefusedBy::PerTick, left_in_tick(limits, usage)),
+        (RefusedBy::Daily, left_today(limits, usage)),
+        (RefusedBy::Floor, in_wallet),
+    ]
+    .into_iter()
+    .find(|(_, allowed)| asked > *allowed)
+    .map_or(Ok(()), |(by, allowed)| Err(Refusal { by, asked, allowed }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        daily: Msat::new(10_000),
+        per_tick: Msat::new(3_000),
+        per_job: Msat::new(1_000),
+        floor: Msat::ZERO,
+    };
+
+    fn refused(
+        limits: Limits,
+        usage: Usage,
+        wallet: Option<WalletView>,
+        asked: u64,
+    ) -> Option<(RefusedBy, u64)> {
+        let verdict = check(&limits, &usage, wallet, Msat::new(asked));
+        verdict
+            .err()
+            .map(|refusal| (refusal.by, refusal.allowed.get()))
+    }
+
+    #[test]
+    fn each_limit_allows_its_last_msat_and_not_one_more() {
+        let none = Usage::default();
+        assert_eq!(refused(LIMITS, none, None, 1_000), None);
+        assert_eq!(
+            refused(LIMITS, none, None, 1_001),
+            Some((RefusedBy::PerJob, 1_000))
+        );
+
+        let tick = Usage {
+            tick_spent: Msat::new(2_000),
+            tick_reserved: Msat::new(500),
+            ..none
+        };
+        assert_eq!(refused(LIMITS, tick, None, 500), None);
+        assert_eq!(
+            refused(LIMITS, tick, None, 501),
+            Some((RefusedBy::PerTick, 500))
+        );
+
+        let day = Usage {
+            spent_today: Msat::new(9_000),
+            reserved: Msat::new(400),
+            ..none
+        };
+        assert_eq!(refused(LIMITS, day, None, 600), None);
+        assert_eq!(
+            refused(LIMITS, day, None, 601),
+            Some((RefusedBy::Daily, 600))
+        );
+    }
+
+    #[test]
+    fn the_floor_stays_in_the_wallet_after_every_open_reservation() {
+        let limits = Limits {
+            floor: Msat::new(300),
+            ..LIMITS
+        };
+        let wallet = |balance, reserved| {
+            Some(WalletView {
+                balance: Msat::new(balance),
+                reserved: Msat::new(reserved),
+            })
+        };
+        let none = Usage::default();
+        assert_eq!(refused(limits, none, wallet(1_000, 200), 500), None);
+        assert_eq!(
+            refused(limits, none, wallet(1_000, 200), 501),
+            Some((RefusedBy::Floor, 500))
+        );
+        assert_eq!(
+            refused(limits, none, wallet(100, 0), 1),
+            Some((RefusedBy::Floor, 0))
+        );
+        assert_eq!(refused(limits, none, None, 1), Some((RefusedBy::Floor, 0)));
+        assert_eq!(refused(limits, none, None, 0), None);
+    }
+
+    #[test]
+    fn several_refusals_are_named_in_the_order_job_tick_day_floor() {
+        let spent = Usage {
+            spent_today: Msat::new(10_000),
+            tick_spent: Msat::new(3_000),
+            ..Usage::default()
+        };
+        let mut limits = Limits {
+            floor: Msat::new(1),
+            ..LIMITS
+        };
+        let mut order = Vec::new();
+        while let Err(refusal) = check(&limits, &spent, None, Msat::new(1_001)) {
+            order.push(refusal.by);
+            match refusal.by {
+                RefusedBy::PerJob => limits.per_job = Msat::new(u64::MAX),
+                RefusedBy::PerTick => limits.per_tick = Msat::new(u64::MAX),
+                RefusedBy::Daily => limits.daily = Msat::new(u64::MAX),
+                RefusedBy::Floor => limits.floor = Msat::ZERO,
+            }
+        }
+        assert_eq!(
+            order,
+            [
+                RefusedBy::PerJob,
+                RefusedBy::PerTick,
+                RefusedBy::Daily,
+                RefusedBy::Floor
+            ]
+        );
+    }
+
+    #[test]
+    fn extremes_refuse_rather_than_wrap() {
+        let most = Msat::new(u64::MAX);
+        let limits = Limits {
+            daily: most,
+            per_tick: most,
+            per_job: most,
+            floor: Msat::ZERO,
+        };
+        let full = Usage {
+            spent_today: most,
+            reserved: most,
+            unknown: most,
+            tick_spent: most,
+            tick_reserved: most,
+            tick_unknown: most,
+        };
+        assert_eq!(
+            refused(limits, Usage::default(), None, Msat::MAX.get()),
+            None
+        );
+        assert_eq!(
+            refused(limits, Usage::default(), None, Msat::MAX.get() + 1),
+            Some((RefusedBy::PerJob, Msat::MAX.get()))
+        );
+        assert_eq!(
+            refused(limits, full, None, 1),
+            Some((RefusedBy::PerTick, 0))
+        );
+    }
+
+    #[test]
+    fn a_limit_lowered_below_what_is_spent_leaves_nothing() {
+        let usage = Usage {
+            spent_today: Msat::new(50_000),
+            ..Usage::default()
+        };
+        let report = BudgetReport {
+            limits: LIMITS,
+            usage,
+        };
+        assert_eq!(report.headroom(), (Msat::ZERO, RefusedBy::Daily));
+        assert_eq!(refused(LIMITS, usage, None, 1), Some((RefusedBy::Daily, 0)));
+    }
+
+    #[test]
+    fn headroom_is_the_most_that_check_allows() {
+        let usage = Usage {
+            spent_today: Msat::new(4_000),
+            reserved: Msat::new(100),
+            tick_spent: Msat::new(2_300),
+            tick_reserved: Msat::new(100),
+            ..Usage::default()
+        };
+        let report = BudgetReport {
+            limits: LIMITS,
+            usage,
+        };
+        let (most, by) = report.headroom();
+        assert_eq!((most.get(), by), (600, RefusedBy::PerTick));
+        assert_eq!(refused(LIMITS, usage, None, most.get()), None);
+        assert!(refused(LIMITS, usage, None, most.get() + 1).is_some());
     }
 }

@@ -14,7 +14,11 @@
 //! ```
 //!
 //! Money counts against the limits from *reserved* until *released*; an `unknown` reservation stays
-//! until a look-up decides, over crashes and days. Nothing leaves *settled*.
+//! until a look-up decides, over crashes and days. Nothing leaves *settled*. One step is not in the
+//! picture, because it should never be needed: a payment that turns out to be settled after its
+//! failure was proven is booked all the same, and says so in the log (`settle_after_release`).
+//!
+//! A purchase has one reservation at most, and a payment hash is in one reservation at most, ever.
 //!
 //! # Who may act
 //!
@@ -25,17 +29,22 @@
 //! # Time
 //!
 //! Ledger time is the system's, but never runs backwards: a clock that is set back over midnight does
-//! not give the same day a second budget.
+//! not give the same day a second budget. A clock that once ran ahead keeps the ledger at that day until
+//! the real one arrives ([`Ledger::time`] tells); refusing too long is the safe way to be wrong.
 
 pub mod budget;
+mod diagram;
+mod handle;
 mod owner;
 mod schema;
 mod store;
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 pub use self::budget::{BudgetReport, Limits, Refusal, RefusedBy, Usage};
-pub use self::store::{DriveGuard, Ledger};
+pub use self::handle::{DriveGuard, Ledger};
 use crate::error::{Code, Error};
 use crate::ids::{PaymentHash, PurchaseId, WalletId};
 use crate::units::{Msat, Network, UnixSecs};
@@ -63,8 +72,28 @@ pub enum Status {
     Failed,
 }
 
+impl Status {
+    const ALL: [Self; 4] = [Self::Open, Self::Delivered, Self::Undelivered, Self::Failed];
+
+    /// The word for it, as in JSON and in the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Delivered => "delivered",
+            Self::Undelivered => "undelivered",
+            Self::Failed => "failed",
+        }
+    }
+
+    fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == word)
+    }
+}
+
 /// The state of a purchase as its state machine wrote it: opaque here, but for the status.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// `Debug` does not show what is in it: prompts, and perhaps a preimage.
+#[derive(Clone, PartialEq, Eq)]
 pub struct StateRow {
     /// Versioned JSON of the state machine.
     pub json: String,
@@ -72,6 +101,16 @@ pub struct StateRow {
     pub label: String,
     /// How it stands.
     pub status: Status,
+}
+
+impl fmt::Debug for StateRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StateRow")
+            .field("label", &self.label)
+            .field("status", &self.status)
+            .field("bytes", &self.json.len())
+            .finish()
+    }
 }
 
 /// A caller's name for one purchase, so that asking again does not buy again.
@@ -122,6 +161,16 @@ pub struct Reservation {
     pub wallet: WalletId,
     /// What was spent, fee included, once settled.
     pub spent: Option<Msat>,
+    /// The part of [`spent`](Self::spent) that routing cost.
+    pub fee: Option<Msat>,
+}
+
+impl Reservation {
+    /// What is set aside, and counts as spent, as long as the reservation is open.
+    #[must_use]
+    pub const fn set_aside(&self) -> Msat {
+        self.price.saturating_add(self.fee_cap)
+    }
 }
 
 /// See the [module](self)'s diagram.
@@ -138,6 +187,38 @@ pub enum ReservationStatus {
     Settled,
     /// Given back: it is certain that nothing was or will be paid.
     Released,
+}
+
+impl ReservationStatus {
+    const ALL: [Self; 5] = [
+        Self::Reserved,
+        Self::InFlight,
+        Self::Unknown,
+        Self::Settled,
+        Self::Released,
+    ];
+
+    /// The word for it, as in JSON and in the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reserved => "reserved",
+            Self::InFlight => "in_flight",
+            Self::Unknown => "unknown",
+            Self::Settled => "settled",
+            Self::Released => "released",
+        }
+    }
+
+    fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == word)
+    }
+
+    /// Whether the money is still set aside: neither spent nor given back.
+    #[must_use]
+    pub const fn is_open(self) -> bool {
+        matches!(self, Self::Reserved | Self::InFlight | Self::Unknown)
+    }
 }
 
 /// A purchase on record.
@@ -170,12 +251,22 @@ pub struct PurchaseRecord {
 pub struct LogLine {
     /// Ledger time.
     pub at: UnixSecs,
-    /// The word for what happened: `opened`, `reserve`, `in_flight`, `unknown`, `settle`, `release`, `adopted`, …
+    /// The word for what happened: `opened`, `state`, `reserve`, `in_flight`, `unknown`, `settle`,
+    /// `settle_after_release`, `release`, `note` or `adopted`.
     pub what: String,
     /// The amount that it is about, if any.
     pub amount_msat: Option<Msat>,
     /// Why, in words.
     pub note: Option<String>,
+}
+
+/// Which purchases to list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistoryQuery {
+    /// Only those that count against this budget.
+    pub scope: Option<Scope>,
+    /// The newest so many.
+    pub limit: u32,
 }
 
 /// The wallet's balance as seen before a reservation, for the floor below which it must not be spent.
@@ -254,10 +345,14 @@ pub enum LedgerError {
     /// There is no such purchase.
     #[error("no purchase {0} in this ledger")]
     NotFound(String),
+    /// More than one purchase has an id that begins so.
+    #[error("more than one purchase id begins with {0}: give more digits")]
+    Ambiguous(String),
     /// The change is not one that the diagram has: a bug in the caller.
     #[error("not a step the ledger allows: {0}")]
     Illegal(String),
-    /// The file can't be opened, read or written.
+    /// The file can't be opened, read or written. (Should a disk fail in the middle of a commit, the
+    /// change may turn up after a restart; recovery then finds more on record, never less.)
     #[error("the ledger {path} can't be used: {problem}")]
     Storage {
         /// The file.
@@ -272,7 +367,9 @@ impl From<LedgerError> for Error {
         let code = match &error {
             LedgerError::Refused(_) => Code::Budget,
             LedgerError::HashUsed(_) => Code::BadInvoice,
-            LedgerError::KeyConflict(_) | LedgerError::NotFound(_) => Code::Usage,
+            LedgerError::KeyConflict(_) | LedgerError::NotFound(_) | LedgerError::Ambiguous(_) => {
+                Code::Usage
+            }
             LedgerError::Illegal(_) => Code::Internal,
             LedgerError::StaleBalance | LedgerError::Conflict(_) | LedgerError::Storage { .. } => {
                 Code::Ledger

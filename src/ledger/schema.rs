@@ -1,1 +1,151 @@
 //! The ledger's tables and their migrations.
+//!
+//! The list is append-only: a step that was released is never edited, only followed. What the Rust
+//! code promises about money is written here once more as constraints, so that no bug can break it
+//! without an error.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::store::Fault;
+
+/// "acLG": tells our files from any other program's.
+const APPLICATION_ID: i64 = 0x6163_4c47;
+
+const MIGRATIONS: &[&str] = &[FIRST];
+
+const FIRST: &str = "
+-- The latest ledger time there was. It never runs backwards.
+CREATE TABLE ledger_time (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    secs INTEGER NOT NULL CHECK (secs >= 0)
+) STRICT;
+INSERT INTO ledger_time VALUES (1, 0);
+
+CREATE TABLE purchases (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE CHECK (length(id) = 32),
+    network TEXT NOT NULL,
+    play_money INTEGER NOT NULL CHECK (play_money IN (0, 1)),
+    tick TEXT,
+    idempotency_key TEXT,
+    status TEXT NOT NULL CHECK (status IN ('open', 'delivered', 'undelivered', 'failed')),
+    version INTEGER NOT NULL CHECK (version >= 1),
+    owner TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    label TEXT NOT NULL,
+    state TEXT NOT NULL
+) STRICT;
+CREATE INDEX unfinished_by_owner ON purchases (owner) WHERE status IN ('open', 'undelivered');
+
+-- A key names the latest purchase that was made with it.
+CREATE TABLE idempotency_keys (
+    key TEXT PRIMARY KEY,
+    fingerprint TEXT NOT NULL,
+    purchase INTEGER NOT NULL REFERENCES purchases (seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE reservations (
+    purchase INTEGER PRIMARY KEY REFERENCES purchases (seq),
+    -- The budget it counts against, as in the purchase: what the limits ask for is in one row.
+    network TEXT NOT NULL,
+    play_money INTEGER NOT NULL CHECK (play_money IN (0, 1)),
+    tick TEXT,
+    status TEXT NOT NULL
+        CHECK (status IN ('reserved', 'in_flight', 'unknown', 'settled', 'released')),
+    price_msat INTEGER NOT NULL CHECK (price_msat >= 0),
+    fee_cap_msat INTEGER NOT NULL CHECK (fee_cap_msat >= 0),
+    payment_hash TEXT NOT NULL UNIQUE CHECK (length(payment_hash) = 64),
+    wallet_kind TEXT NOT NULL,
+    wallet_account TEXT NOT NULL,
+    spent_msat INTEGER CHECK (spent_msat >= 0),
+    fee_msat INTEGER CHECK (fee_msat BETWEEN 0 AND spent_msat),
+    -- Ledger time of settling or releasing.
+    closed_at INTEGER,
+    CHECK ((status IN ('settled', 'released')) = (closed_at IS NOT NULL)),
+    CHECK ((status = 'settled') = (spent_msat IS NOT NULL)),
+    CHECK ((status = 'settled') = (fee_msat IS NOT NULL))
+) STRICT;
+CREATE INDEX open_by_scope ON reservations (network, play_money) WHERE closed_at IS NULL;
+CREATE INDEX open_by_wallet ON reservations (wallet_kind, wallet_account) WHERE closed_at IS NULL;
+CREATE INDEX settled_by_time ON reservations (network, play_money, closed_at, spent_msat)
+    WHERE status = 'settled';
+CREATE INDEX settled_by_tick ON reservations (network, play_money, tick, spent_msat)
+    WHERE status = 'settled';
+
+CREATE TRIGGER settled_is_final BEFORE UPDATE ON reservations WHEN OLD.status = 'settled'
+BEGIN SELECT RAISE(ABORT, 'nothing leaves settled'); END;
+CREATE TRIGGER reservations_stay BEFORE DELETE ON reservations
+BEGIN SELECT RAISE(ABORT, 'a reservation is never deleted'); END;
+CREATE TRIGGER reservations_keep_their_terms
+BEFORE UPDATE OF purchase, network, play_money, tick, price_msat, fee_cap_msat, payment_hash,
+    wallet_kind, wallet_account ON reservations
+BEGIN SELECT RAISE(ABORT, 'the terms of a reservation never change'); END;
+
+-- How many reservations of a wallet were closed: a balance seen before the last one is out of date.
+CREATE TABLE wallets (
+    kind TEXT NOT NULL,
+    account TEXT NOT NULL,
+    settlements INTEGER NOT NULL CHECK (settlements >= 0),
+    PRIMARY KEY (kind, account)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE log (
+    seq INTEGER PRIMARY KEY,
+    purchase INTEGER NOT NULL REFERENCES purchases (seq),
+    at INTEGER NOT NULL,
+    what TEXT NOT NULL,
+    amount_msat INTEGER CHECK (amount_msat >= 0),
+    note TEXT
+) STRICT;
+CREATE INDEX log_by_purchase ON log (purchase);
+CREATE TRIGGER log_stays BEFORE DELETE ON log
+BEGIN SELECT RAISE(ABORT, 'the log is only added to'); END;
+CREATE TRIGGER log_lines_stay BEFORE UPDATE ON log
+BEGIN SELECT RAISE(ABORT, 'the log is only added to'); END;
+";
+
+/// Brings the file up to this program's version. A file that is there already costs one read.
+pub(super) fn migrate(db: &mut Connection) -> Result<(), Fault> {
+    let latest = MIGRATIONS.len();
+    if version(db)? == latest {
+        return Ok(());
+    }
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Another process may have done it while we waited.
+    for step in &MIGRATIONS[version(&tx)?..] {
+        tx.execute_batch(step)?;
+    }
+    tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+    tx.pragma_update(None, "user_version", latest)?;
+    tx.commit()?;
+    Ok(())
+}
+
+/// How many of the migrations the file has had.
+fn version(db: &Connection) -> Result<usize, Fault> {
+    let (version, application, tables): (i64, i64, i64) = db.query_row(
+        "SELECT (SELECT user_version FROM pragma_user_version),
+                (SELECT application_id FROM pragma_application_id),
+                (SELECT count(*) FROM sqlite_schema)",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )?;
+    if (version, application, tables) == (0, 0, 0) {
+        return Ok(0);
+    }
+    if application != APPLICATION_ID {
+        return Err(Fault::Unusable(
+            "it is another program's database. Give this one a folder of its own".to_owned(),
+        ));
+    }
+    match usize::try_from(version) {
+        Ok(version) if (1..=MIGRATIONS.len()).contains(&version) => Ok(version),
+        Ok(version) if version > MIGRATIONS.len() => Err(Fault::Unusable(
+            "it was written by a newer version of agent-compute. Update the program".to_owned(),
+        )),
+        _ => Err(Fault::Unusable(format!(
+            "it is damaged (version {version}). Restore it from a backup"
+        ))),
+    }
+}

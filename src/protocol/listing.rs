@@ -1,1 +1,203 @@
-//! NIP-89 listings (kind 31990).
+//! What a provider publishes about itself: its NIP-89 listing (kind 31990), the announcement that
+//! repeats it in the channel, and the withdrawal of both. `offer` reads them back.
+//!
+//! A listing carries the deployed tags first and in the deployed order, because deployed customers
+//! take the first `price` tag they see. Generic NIP-89 tags and what this project adds come after.
+
+use std::collections::BTreeSet;
+
+use nostr::{EventBuilder, EventId, Kind, PublicKey, Tag, TagKind};
+use serde::Serialize;
+
+use super::message::ServiceAnnouncement;
+use super::{Feature, KIND_TEXT_GENERATION, Price};
+use crate::units::{Network, UnixSecs};
+
+/// NIP-89 "handler information", the kind of a listing.
+pub const KIND_LISTING: u16 = 31_990;
+
+/// The `d` tag of our listings: one provider key has one of them, and a newer one replaces it.
+pub const LISTING_ID: &str = "agent-compute";
+
+/// Value of the `handler` tag: who deployed customers look for.
+pub(super) const HANDLER: &str = "compute_provider";
+/// The capability that is sold here, in listings and announcements.
+pub(super) const CAPABILITY: &str = "text-generation";
+/// The `status` of a listing that was withdrawn.
+pub(super) const WITHDRAWN: &str = "withdrawn";
+
+/// How long an emptied listing stays on relays, in seconds (a day): longer than any listing that it
+/// could have failed to replace. It can't expire at once, as relays refuse what has expired.
+const WITHDRAWN_KEPT_SECS: u64 = 86_400;
+
+/// What a provider says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListingContent {
+    /// What it calls itself.
+    pub name: String,
+    /// One sentence for people.
+    pub about: String,
+    /// The NIP-28 channel it works in.
+    pub channel: Option<EventId>,
+    /// The relays it listens on. Deployed customers use the first.
+    pub relays: Vec<String>,
+    /// What it asks.
+    pub price: Price,
+    /// The models it serves.
+    pub models: Vec<String>,
+    /// The network of its invoices.
+    pub network: Network,
+    /// What it can do beyond the plain protocol.
+    pub features: BTreeSet<Feature>,
+    /// When this stops being true unless it is said again (NIP-40).
+    pub expires_at: Option<UnixSecs>,
+}
+
+/// The `content` of a listing. Deployed customers need `name` and `description`; generic NIP-89
+/// readers use the rest.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Content<'a> {
+    name: &'a str,
+    description: &'a str,
+    about: &'a str,
+    nip90_params: Params<'a>,
+    encryption_supported: bool,
+}
+
+#[derive(Serialize)]
+struct Params<'a> {
+    model: Param<'a>,
+    max_tokens: Param<'a>,
+}
+
+#[derive(Serialize)]
+struct Param<'a> {
+    required: bool,
+    values: &'a [String],
+}
+
+/// The NIP-89 listing of a provider. Sign it anew, with a later time, whenever something changes and
+/// well before it expires.
+#[must_use]
+pub fn listing(of: &ListingContent) -> EventBuilder {
+    let mut tags = vec![
+        tag("handler", [HANDLER]),
+        tag("capability", [CAPABILITY]),
+        price_tag(of.price.per_request.get(), "per-request"),
+    ];
+    tags.extend(of.channel.map(|channel| tag("channel", [channel.to_hex()])));
+    tags.extend(of.relays.iter().map(|url| tag("relay", [url])));
+    tags.push(tag("network", [of.network.as_str()]));
+    tags.extend(of.models.iter().map(|model| tag("model", [model])));
+    // From here on it is ours, and ignored by deployed customers.
+    if !of.price.per_1k_tokens.is_zero() {
+        let per_1k = of.price.per_1k_tokens.get();
+        tags.push(price_tag(per_1k, "per-1k-tokens"));
+    }
+    tags.push(tag("d", [LISTING_ID]));
+    tags.push(tag("k", [KIND_TEXT_GENERATION.to_string()]));
+    let features = of.features.iter();
+    tags.extend(features.map(|feature| tag("feature", [feature.as_str()])));
+    tags.extend(of.expires_at.map(expiration));
+    EventBuilder::new(Kind::from(KIND_LISTING), content(of)).tags(tags)
+}
+
+fn content(of: &ListingContent) -> String {
+    let content = Content {
+        name: &of.name,
+        description: &of.about,
+        about: &of.about,
+        nip90_params: Params {
+            model: Param {
+                required: false,
+                values: &of.models,
+            },
+            max_tokens: Param {
+                required: false,
+                values: &[],
+            },
+        },
+        encryption_supported: of.features.contains(&Feature::Nip44),
+    };
+    serde_json::to_string(&content).unwrap_or_default()
+}
+
+/// Takes a listing down: two events and the times to sign them as of, to be published in this order.
+/// `listed_at` is the `created_at` of the listing's last version, `now` the present.
+///
+/// The first replaces the listing by an empty one that says so, for relays that don't delete; it
+/// also hides what other relays still hold of the listing and of the announcements before it. The
+/// second asks for deletion (NIP-09) of the listing and of these `announcements`, so that customers
+/// who read the channel alone don't find them either.
+///
+/// Times matter to the second. Of two versions from one second, relays keep the one with the lower id,
+/// so the empty one is later than the last; and a listing that follows must be later than
+/// [`withdrawn_at`]. A deletion refuses whatever is not later than itself, so it is dated before the
+/// empty listing: a provider that restarts at once could not list itself otherwise.
+#[must_use]
+pub fn withdraw(
+    provider: PublicKey,
+    announcements: &[EventId],
+    listed_at: UnixSecs,
+    now: UnixSecs,
+) -> [(EventBuilder, UnixSecs); 2] {
+    let at = withdrawn_at(listed_at, now);
+    let emptied = EventBuilder::new(Kind::from(KIND_LISTING), "").tags([
+        tag("d", [LISTING_ID]),
+        tag("status", [WITHDRAWN]),
+        expiration(at.plus(WITHDRAWN_KEPT_SECS)),
+    ]);
+    let address = format!("{KIND_LISTING}:{}:{LISTING_ID}", provider.to_hex());
+    let mut tags = vec![tag("a", [address]), tag("k", [KIND_LISTING.to_string()])];
+    if !announcements.is_empty() {
+        tags.extend(announcements.iter().map(|id| tag("e", [id.to_hex()])));
+        tags.push(tag("k", [Kind::ChannelMessage.as_u16().to_string()]));
+    }
+    let deletion = EventBuilder::new(Kind::EventDeletion, "no longer offered").tags(tags);
+    [(emptied, at), (deletion, at.minus(1))]
+}
+
+/// The `created_at` of the empty listing that replaces one from `listed_at`.
+#[must_use]
+pub fn withdrawn_at(listed_at: UnixSecs, now: UnixSecs) -> UnixSecs {
+    now.max(listed_at.plus(1))
+}
+
+/// The announcement that says in the channel what the listing says to the world. `spark_address` may
+/// be any text where the provider has none; deployed peers need the field.
+#[must_use]
+pub fn announcement(
+    of: &ListingContent,
+    provider: PublicKey,
+    spark_address: impl Into<String>,
+) -> ServiceAnnouncement {
+    let per_1k = of.price.per_1k_tokens;
+    ServiceAnnouncement {
+        kind: KIND_TEXT_GENERATION,
+        price_msats: of.price.per_request,
+        spark_address: spark_address.into(),
+        network: of.network,
+        provider_pubkey: Some(provider.to_hex()),
+        models: of.models.clone(),
+        capabilities: vec![CAPABILITY.to_owned()],
+        price_per_1k_msats: (!per_1k.is_zero()).then_some(per_1k),
+        features: of
+            .features
+            .iter()
+            .map(|feature| feature.as_str().to_owned())
+            .collect(),
+    }
+}
+
+fn price_tag(msats: u64, per: &str) -> Tag {
+    tag("price", [msats.to_string().as_str(), per, "msats"])
+}
+
+fn expiration(at: UnixSecs) -> Tag {
+    tag("expiration", [at.get().to_string()])
+}
+
+fn tag<const N: usize>(name: &str, values: [impl Into<String>; N]) -> Tag {
+    Tag::custom(TagKind::from(name), values.map(Into::into))
+}

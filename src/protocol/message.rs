@@ -240,6 +240,22 @@ pub struct JobError {
     pub message: String,
 }
 
+/// The most bytes the message of a [`JobError`] may have.
+pub const MAX_EXPLANATION_BYTES: usize = 1024;
+
+impl JobError {
+    /// The error with this code and explanation, which is cut where it is longer than peers read.
+    #[must_use]
+    pub fn new(job_id: JobId, code: impl Into<String>, explanation: &str) -> Self {
+        let end = explanation.floor_char_boundary(MAX_EXPLANATION_BYTES);
+        Self {
+            job_id,
+            code: code.into(),
+            message: explanation[..end].to_owned(),
+        }
+    }
+}
+
 /// See [`AgentMessage::JobAccepted`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobAccepted {

@@ -2,7 +2,8 @@
 //!
 //! * [`message`]: the JSON objects of a NIP-28 channel, and [`codec`], their way to bytes and back
 //! * [`channel`]: the channel events (kinds 40 and 42) around them
-//! * [`listing`]: NIP-89 listings (kind 31990), and the [`Offer`] that both sides read
+//! * [`listing`]: the NIP-89 listing (kind 31990) and announcement that a provider publishes
+//! * [`offer`]: both of them read back, as the [`Offer`] that the two sides share
 //!
 //! Everything here is pure: no network, no clock, no randomness. All input is hostile: it is bounded
 //! before it is parsed, and no input panics.
@@ -11,6 +12,7 @@ pub mod channel;
 pub mod codec;
 pub mod listing;
 pub mod message;
+pub mod offer;
 
 use std::collections::BTreeSet;
 

@@ -1,1 +1,38 @@
-//! One purchase, from intent to receipt.
+//! One purchase, from intent to receipt: a persisted state machine.
+//!
+//! ```text
+//!                invoice passes                 wallet ready,
+//!                every check                    limits allow, committed        wallet: paid
+//!  requested ──────────────────► quoted ─────────────────────────► paying ───────────────► paid
+//!      │                           │                                │  │                   │  │
+//!      │ refused, bad invoice,     │ over budget,                   │  │ in doubt   ┌──────┘  │ result
+//!      │ too late, stopped         │ short of funds                 │  ▼            │         ▼
+//!      ▼                           ▼            proof of failure    │ payment_  ────┘      delivered
+//!    failed ◄──────────────────────┴────────────────────────────────┴ unknown   look-up:     ▲
+//!                                                                               paid         │ late result
+//!                                                              paid ── no result ──► undelivered
+//! ```
+//!
+//! [`step`] decides (pure), [`driver`] commits and acts, [`recover`] picks up what a crash left.
+//!
+//! # What a restart does
+//!
+//! | on record | what is certain | recovery |
+//! |---|---|---|
+//! | requested | nothing was set aside or paid | failed |
+//! | quoted | never on record | |
+//! | paying | the money is set aside; the wallet may or may not have been told | look up by payment hash |
+//! | payment_unknown | the same, and the wallet could not say | look up by payment hash |
+//! | paid | settled in the ledger | fetch the result; else undelivered |
+//! | undelivered | settled in the ledger | fetch the result; else it stays |
+//! | delivered, failed | over | nothing |
+//!
+//! A look-up that says *paid* books the payment; one that proves failure frees the money; any other
+//! answer, and no answer, leaves the money reserved.
+
+pub mod assembly;
+pub mod driver;
+pub mod event;
+pub mod recover;
+pub mod state;
+pub mod step;

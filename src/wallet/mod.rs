@@ -14,6 +14,7 @@
 
 pub mod conformance;
 pub mod invoice;
+pub mod issue;
 pub mod sim;
 
 use std::fmt;

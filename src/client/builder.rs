@@ -1,0 +1,313 @@
+//! Puts a client together: the one place on the buyer's side that names concrete adapters.
+
+use std::sync::Arc;
+
+use nostr::{PublicKey, RelayUrl};
+use tokio::sync::OnceCell;
+
+use super::{Code, ComputeClient, Error, Inner, Ready, Result};
+use crate::clock::Clock;
+use crate::config::{Config, DEFAULT_RELAYS, Home, Role, Runway};
+use crate::identity::{Identity, keystore};
+use crate::ledger::{Ledger, Limits, Scope};
+use crate::purchase::driver::Engine;
+use crate::relay::pool::{PoolOptions, RelayPoolSession, parse_urls};
+use crate::relay::{RelayError, RelaySession};
+use crate::units::Network;
+use crate::wallet::Wallet;
+
+/// Where to talk to providers.
+#[derive(Clone, Debug)]
+pub enum Relays {
+    /// These addresses.
+    Urls(Vec<String>),
+    /// A session of one's own.
+    Session(Arc<dyn RelaySession>),
+}
+
+impl From<&str> for Relays {
+    fn from(url: &str) -> Self {
+        Self::Urls(vec![url.to_owned()])
+    }
+}
+
+impl From<String> for Relays {
+    fn from(url: String) -> Self {
+        Self::Urls(vec![url])
+    }
+}
+
+impl From<Vec<String>> for Relays {
+    fn from(urls: Vec<String>) -> Self {
+        Self::Urls(urls)
+    }
+}
+
+impl From<RelayUrl> for Relays {
+    fn from(url: RelayUrl) -> Self {
+        Self::Urls(vec![url.to_string()])
+    }
+}
+
+impl From<Vec<RelayUrl>> for Relays {
+    fn from(urls: Vec<RelayUrl>) -> Self {
+        Self::Urls(urls.iter().map(ToString::to_string).collect())
+    }
+}
+
+impl From<Arc<dyn RelaySession>> for Relays {
+    fn from(session: Arc<dyn RelaySession>) -> Self {
+        Self::Session(session)
+    }
+}
+
+/// How a client pays.
+#[derive(Clone, Debug, Default)]
+enum Pays {
+    #[default]
+    Undecided,
+    With(Arc<dyn Wallet>),
+    Never,
+    LooksOnly,
+}
+
+/// What the way of paying settles.
+struct Money {
+    wallet: Option<Arc<dyn Wallet>>,
+    scope: Scope,
+    network: Option<Network>,
+    buys: bool,
+}
+
+/// A client in the making. What is not said comes from the home's `config.toml`, or its default.
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    home: Option<Home>,
+    config: Option<Config>,
+    identity: Option<Identity>,
+    relays: Option<Relays>,
+    pays: Pays,
+    network: Option<Network>,
+    limits: Option<Runway>,
+    allow: Option<Vec<PublicKey>>,
+    deny: Option<Vec<PublicKey>>,
+    clock: Clock,
+}
+
+impl Builder {
+    /// The folder of ledger, identity and configuration. By default the user's own.
+    #[must_use]
+    pub fn home(mut self, home: Home) -> Self {
+        self.home = Some(home);
+        self
+    }
+
+    /// The configuration, instead of the home's `config.toml`.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = Some(config);
+        self
+    }
+
+    /// Who buys. By default the identity in the home, made on first use.
+    #[must_use]
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = Some(identity);
+        self
+    }
+
+    /// Where to buy: an address, several, or a session of one's own. By default those of the
+    /// configuration.
+    #[must_use]
+    pub fn relays(mut self, relays: impl Into<Relays>) -> Self {
+        self.relays = Some(relays.into());
+        self
+    }
+
+    /// What pays. A client needs this, or [`Self::no_wallet`].
+    #[must_use]
+    pub fn wallet(mut self, wallet: Arc<dyn Wallet>) -> Self {
+        self.pays = Pays::With(wallet);
+        self
+    }
+
+    /// Pays nothing: the test mode of the original tool, on regtest.
+    #[must_use]
+    pub fn no_wallet(mut self) -> Self {
+        self.pays = Pays::Never;
+        self
+    }
+
+    /// Buys nothing: looks at offers, the books and the limits.
+    #[must_use]
+    pub fn looks_only(mut self) -> Self {
+        self.pays = Pays::LooksOnly;
+        self
+    }
+
+    /// The network that offers and invoices must be on: the wallet's, which is also the default.
+    #[must_use]
+    pub const fn network(mut self, network: Network) -> Self {
+        self.network = Some(network);
+        self
+    }
+
+    /// Limits of one's own. They lower those of the owner's configuration, and never raise them.
+    #[must_use]
+    pub const fn limits(mut self, limits: Runway) -> Self {
+        self.limits = Some(limits);
+        self
+    }
+
+    /// Buy from these keys only, instead of those of the configuration. Empty: from anybody.
+    #[must_use]
+    pub fn allow(mut self, keys: Vec<PublicKey>) -> Self {
+        self.allow = Some(keys);
+        self
+    }
+
+    /// Never buy from these keys, nor from those that the configuration denies.
+    #[must_use]
+    pub fn deny(mut self, keys: Vec<PublicKey>) -> Self {
+        self.deny = Some(keys);
+        self
+    }
+
+    /// What tells the time. For tests.
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The client, opened on first use.
+    #[must_use]
+    pub fn build_lazy(self) -> ComputeClient {
+        ComputeClient {
+            inner: Arc::new(Inner {
+                builder: self,
+                ready: OnceCell::new(),
+            }),
+        }
+    }
+
+    /// The client, opened: configuration read, ledger open, relays being connected, and what a crash
+    /// left settled as far as it can be.
+    ///
+    /// # Errors
+    /// If the configuration is off, there is no wallet, or the ledger can't be used.
+    pub async fn build(self) -> Result<ComputeClient> {
+        let client = self.build_lazy();
+        client.ready().await?;
+        Ok(client)
+    }
+
+    pub(super) async fn open(&self) -> Result<Ready> {
+        let home = match &self.home {
+            Some(home) => home.clone(),
+            None => Home::of_user()?,
+        };
+        let config = match &self.config {
+            Some(config) => config.clone(),
+            None => Config::read(home.config_file())?.unwrap_or_default(),
+        };
+        let Money {
+            wallet,
+            scope,
+            network,
+            buys,
+        } = self.money()?;
+        let identity = match &self.identity {
+            Some(identity) => identity.clone(),
+            None => keystore::open_or_create(&home.identity_file(Role::Customer))?.0,
+        };
+        let runway = match self.limits {
+            Some(limits) => config.runway.lowered_by(limits),
+            None => config.runway,
+        };
+        let folder = home.make_folder(Role::Customer)?;
+        let ledger = Ledger::open(&folder, self.clock.clone()).await?;
+        let mut deny = config.policy.deny;
+        deny.extend(self.deny.iter().flatten());
+        Ok(Ready {
+            engine: Engine {
+                identity,
+                relays: self.connect(&config.relays)?,
+                wallet,
+                ledger,
+                limits: limits(runway),
+                clock: self.clock.clone(),
+            },
+            scope,
+            network,
+            buys,
+            allow: self.allow.clone().unwrap_or(config.policy.allow),
+            deny,
+            max_hold_secs: config.policy.max_hold_secs,
+        })
+    }
+
+    fn money(&self) -> Result<Money> {
+        let no_money = |network, play_money| Money {
+            wallet: None,
+            scope: Scope {
+                network,
+                play_money,
+            },
+            network: Some(network),
+            buys: true,
+        };
+        let money = match &self.pays {
+            Pays::With(wallet) => Money {
+                wallet: Some(Arc::clone(wallet)),
+                ..no_money(wallet.network(), wallet.capabilities().play_money)
+            },
+            Pays::Never => no_money(Network::Regtest, true),
+            Pays::LooksOnly => {
+                return Ok(Money {
+                    network: self.network,
+                    buys: false,
+                    ..no_money(self.network.unwrap_or(Network::Mainnet), false)
+                });
+            }
+            Pays::Undecided => {
+                return Err(Error::new(
+                    Code::Wallet,
+                    "a client needs a wallet: Builder::wallet, or Builder::no_wallet to pay nothing",
+                ));
+            }
+        };
+        match self.network {
+            Some(wanted) if wanted != money.scope.network => Err(Error::new(
+                Code::Usage,
+                format!(
+                    "the network {wanted} was asked for, and the money is on {}",
+                    money.scope.network
+                ),
+            )),
+            _ => Ok(money),
+        }
+    }
+
+    fn connect(&self, configured: &[RelayUrl]) -> Result<Arc<dyn RelaySession>> {
+        let usage = |error: RelayError| Error::new(Code::Usage, error.to_string());
+        let urls = match &self.relays {
+            Some(Relays::Session(session)) => return Ok(Arc::clone(session)),
+            Some(Relays::Urls(urls)) => parse_urls(urls).map_err(usage)?,
+            None if configured.is_empty() => parse_urls(&DEFAULT_RELAYS).map_err(usage)?,
+            None => configured.to_vec(),
+        };
+        let pool = RelayPoolSession::connect(&urls, PoolOptions::default()).map_err(usage)?;
+        Ok(pool)
+    }
+}
+
+/// The limits of a configuration, as the ledger knows them.
+const fn limits(runway: Runway) -> Limits {
+    Limits {
+        daily: runway.daily_limit,
+        per_tick: runway.per_tick_limit,
+        per_job: runway.per_job_limit,
+        floor: runway.reserve,
+    }
+}

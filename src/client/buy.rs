@@ -1,0 +1,501 @@
+//! One purchase: discover, choose, put on record, and drive.
+
+use std::time::Duration;
+
+use rand::RngCore;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{ProviderSeen, PurchaseEvent, PurchaseRequest, Ready, Receipt};
+use crate::discovery::{DiscoveryRequest, discover};
+use crate::error::{Code, Error, Result};
+use crate::ids::PurchaseId;
+use crate::ledger::{
+    Idempotency, LedgerError, NewPurchase, Opened, PurchaseRecord, RefusedBy, Status,
+};
+use crate::market::{self, Choice, Headroom, Policy, Select, Verdict};
+use crate::protocol::message::{AgentMessage, JobRequest};
+use crate::protocol::{Feature, KIND_TEXT_GENERATION, Offer, channel, codec};
+use crate::purchase::driver::Run;
+use crate::purchase::recover::{recover_one, subscribe};
+use crate::purchase::state::{PayBy, Phase, State, Terms};
+use crate::relay::{RelayError, seal};
+use crate::units::{Msat, UnixSecs};
+
+/// The longest name of a tick or an idempotency key, in bytes.
+const MAX_NAME_BYTES: usize = 64;
+
+/// The first and the longest pause between looks at a purchase that another process runs.
+const WATCH_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+
+type Tell = mpsc::Sender<PurchaseEvent>;
+
+/// Every offer that suits this client.
+pub(super) async fn offers(ready: &Ready, request: &PurchaseRequest) -> Result<Vec<Offer>> {
+    let policy = policy(ready, request, None);
+    let ends = Instant::now() + request.discovery_time;
+    let choice = look_around(ready, request, &policy, ends).await?;
+    Ok(choice.ranked)
+}
+
+/// Buys one job.
+pub(super) async fn buy(
+    ready: &Ready,
+    request: PurchaseRequest,
+    tell: &Tell,
+    stop: &CancellationToken,
+) -> Result<Receipt> {
+    let started = Instant::now();
+    let deadline = started + request.timeout;
+    check(&request)?;
+    if !ready.buys {
+        return Err(Error::new(
+            Code::Wallet,
+            "this client only looks: it has no way to pay",
+        ));
+    }
+    let attempt = Attempt {
+        ready,
+        request: &request,
+        tell,
+        stop,
+        started,
+        deadline,
+    };
+    if let Some(receipt) = attempt.earlier().await? {
+        return Ok(receipt);
+    }
+    let offer = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Err(stopped()),
+        offer = attempt.choose() => offer?,
+    };
+    attempt.buy_from(&offer).await
+}
+
+fn stopped() -> Error {
+    Error::new(
+        Code::Interrupted,
+        "stopped before any payment; nothing was paid",
+    )
+}
+
+fn check(request: &PurchaseRequest) -> Result<()> {
+    let usage = |message: &str| Err(Error::new(Code::Usage, message));
+    let too_long = |name: &Option<String>| {
+        name.as_ref()
+            .is_some_and(|name| name.is_empty() || name.len() > MAX_NAME_BYTES)
+    };
+    if request.prompt.is_empty() {
+        return usage("the prompt is empty");
+    }
+    if request.max_tokens == 0 {
+        return usage("max_tokens must be at least 1");
+    }
+    if too_long(&request.tick) {
+        return usage("a tick id has 1 to 64 bytes");
+    }
+    if request
+        .idempotency_key
+        .as_ref()
+        .is_some_and(|key| key.is_empty() || key.len() > 256)
+    {
+        return usage("an idempotency key has 1 to 256 bytes");
+    }
+    Ok(())
+}
+
+fn policy(ready: &Ready, request: &PurchaseRequest, headroom: Option<Headroom>) -> Policy {
+    let own = ready.engine.identity.public_key();
+    let mut policy = Policy::new(own, request.max_tokens);
+    policy.select = request.select.clone();
+    policy.model.clone_from(&request.model);
+    policy.network = ready.network;
+    policy.max_price = request.max_price;
+    policy.headroom = headroom;
+    policy.allow.clone_from(&ready.allow);
+    policy.deny.clone_from(&ready.deny);
+    policy.needs_channel = true;
+    policy.only_channel = request.channel;
+    policy
+}
+
+/// What is on offer, and what of it suits.
+async fn look_around(
+    ready: &Ready,
+    request: &PurchaseRequest,
+    policy: &Policy,
+    ends: Instant,
+) -> Result<Choice> {
+    let clock = &ready.engine.clock;
+    let exact = match &request.select {
+        Select::Provider(pattern) => pattern.exact(),
+        _ => None,
+    };
+    let wanted = DiscoveryRequest {
+        listings: request.discover,
+        channel: request.channel,
+        provider: exact,
+        first: matches!(request.select, Select::First),
+        within: ends.saturating_duration_since(Instant::now()),
+    };
+    let enough = |offers: &[Offer]| {
+        let now = clock.now();
+        offers
+            .iter()
+            .any(|offer| market::left_out(offer, policy, now).is_none())
+    };
+    let relays = &*ready.engine.relays;
+    let found = discover(relays, clock, &wanted, enough, |_| {})
+        .await
+        .map_err(unreachable)?;
+    Ok(market::choose(found.offers, policy, clock.now()))
+}
+
+fn unreachable(error: RelayError) -> Error {
+    Error::new(Code::Network, format!("{error}; nothing was paid"))
+}
+
+/// Who is on offer, and who of them would be bought from.
+pub(super) struct Survey {
+    /// All of them, the suitable ones first and in order of preference.
+    pub(super) seen: Vec<ProviderSeen>,
+    /// The first of the suitable ones, or why there is none.
+    pub(super) chosen: Result<Offer>,
+}
+
+/// Looks around without asking anybody for anything.
+pub(super) async fn survey(
+    ready: &Ready,
+    request: &PurchaseRequest,
+    ends: Instant,
+) -> Result<Survey> {
+    let headroom = headroom(ready, request).await?;
+    let policy = policy(ready, request, Some(headroom));
+    let choice = match &request.offer {
+        Some(offer) => market::choose(vec![offer.clone()], &policy, ready.engine.clock.now()),
+        None => look_around(ready, request, &policy, ends).await?,
+    };
+    let suitable = choice.ranked.iter().map(|offer| (offer, None));
+    let left_out = choice
+        .left_out
+        .iter()
+        .map(|(offer, why)| (offer, Some(why.as_str())));
+    let seen = suitable
+        .chain(left_out)
+        .map(|(offer, reason)| provider_seen(offer, request.max_tokens, reason))
+        .collect();
+    let none = |code, why: String| Err(Error::new(code, format!("{why}; nothing was paid")));
+    let chosen = match (choice.verdict(), choice.ranked.into_iter().next()) {
+        (Verdict::Ok, Some(offer)) => Ok(offer),
+        (Verdict::Ok, None) => none(Code::Internal, "a choice without an offer".to_owned()),
+        (Verdict::NoProvider(why) | Verdict::Ambiguous(why), _) => none(Code::NoProvider, why),
+        (Verdict::Budget(why), _) => none(Code::Budget, why),
+    };
+    Ok(Survey { seen, chosen })
+}
+
+/// What the limits still allow, so that no provider is asked for what can't be paid anyway.
+async fn headroom(ready: &Ready, request: &PurchaseRequest) -> Result<Headroom> {
+    let Ready { engine, scope, .. } = ready;
+    if engine.wallet.is_none() {
+        return Ok(Headroom {
+            most: Msat::MAX,
+            limit: String::new(),
+        });
+    }
+    let tick = request.tick.as_deref();
+    let report = engine.ledger.budget(*scope, tick, engine.limits).await?;
+    let (most, by) = report.headroom();
+    let limit = match by {
+        RefusedBy::PerJob => "per_job_limit_sats",
+        RefusedBy::PerTick => "per_tick_limit_sats",
+        RefusedBy::Daily => "daily_limit_sats",
+        RefusedBy::Floor => "reserve_sats",
+    };
+    if most.is_zero() {
+        let message = format!(
+            "[runway] {limit} allows nothing more; nothing was paid. See `agent-customer budget`"
+        );
+        return Err(Error::new(Code::Budget, message));
+    }
+    Ok(Headroom {
+        most,
+        limit: limit.to_owned(),
+    })
+}
+
+struct Attempt<'a> {
+    ready: &'a Ready,
+    request: &'a PurchaseRequest,
+    tell: &'a Tell,
+    stop: &'a CancellationToken,
+    started: Instant,
+    deadline: Instant,
+}
+
+impl Attempt<'_> {
+    fn idempotency(&self) -> Option<Idempotency> {
+        let key = self.request.idempotency_key.clone()?;
+        let paid = self.ready.engine.wallet.is_some();
+        Some(Idempotency {
+            key,
+            fingerprint: self.request.fingerprint(self.ready.scope, paid),
+        })
+    }
+
+    /// What an earlier purchase with the same idempotency key came to. `None`: there is none, or it
+    /// failed unpaid, so that a new attempt is due.
+    async fn earlier(&self) -> Result<Option<Receipt>> {
+        let Some(wanted) = self.idempotency() else {
+            return Ok(None);
+        };
+        let ledger = &self.ready.engine.ledger;
+        let Some(record) = ledger.by_key(&wanted.key).await? else {
+            return Ok(None);
+        };
+        let state = read(&record)?;
+        if state.terms.fingerprint.as_ref() != Some(&wanted.fingerprint) {
+            return Err(LedgerError::KeyConflict(record.id).into());
+        }
+        self.await_outcome(record).await
+    }
+
+    /// Waits for a purchase that may be running elsewhere; recovers it if nobody runs it.
+    async fn await_outcome(&self, mut record: PurchaseRecord) -> Result<Option<Receipt>> {
+        let engine = &self.ready.engine;
+        let mut recovered = false;
+        let mut pause = WATCH_PAUSE.0;
+        loop {
+            let state = read(&record)?;
+            match record.state.status {
+                Status::Failed => return Ok(None),
+                Status::Delivered => return self.tell_again(&state).await.map(Some),
+                Status::Open | Status::Undelivered if !recovered => {
+                    recovered = recover_one(engine, record.clone()).await?.is_some();
+                    if recovered {
+                        record = engine.ledger.purchase(record.id).await?;
+                        continue;
+                    }
+                }
+                Status::Open | Status::Undelivered => return Err(unsettled(&record, &state)),
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(stopped().of(record.id)),
+                () = tokio::time::sleep_until(self.deadline) => return Err(unsettled(&record, &state)),
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(WATCH_PAUSE.1);
+            record = engine.ledger.purchase(record.id).await?;
+        }
+    }
+
+    async fn tell_again(&self, state: &State) -> Result<Receipt> {
+        let receipt = state
+            .receipt()
+            .ok_or_else(|| Error::new(Code::Internal, "a delivered purchase has no receipt"))?;
+        self.tell(PurchaseEvent::Selected {
+            purchase_id: Some(receipt.purchase_id),
+            provider: receipt.provider.clone(),
+            price_msat: state.terms.listed,
+        })
+        .await;
+        Ok(receipt)
+    }
+
+    async fn tell(&self, event: PurchaseEvent) {
+        let _ = self.tell.send(event).await;
+    }
+
+    /// Finds an offer to take, within the limits and the buyer's wishes.
+    async fn choose(&self) -> Result<Offer> {
+        let ends = self
+            .deadline
+            .min(self.started + self.request.discovery_time);
+        let survey = survey(self.ready, self.request, ends).await?;
+        for seen in survey.seen {
+            self.tell(PurchaseEvent::Provider(seen)).await;
+        }
+        survey.chosen
+    }
+
+    /// Puts the purchase on record and sees it through.
+    async fn buy_from(&self, offer: &Offer) -> Result<Receipt> {
+        let Self { ready, request, .. } = self;
+        let engine = &ready.engine;
+        let id = random_purchase_id();
+        let listed = offer.expected_price(request.max_tokens);
+        let terms = self.terms(id, offer, listed)?;
+        let state = State::new(terms);
+        let row = state
+            .to_row()
+            .map_err(|error| Error::new(Code::Internal, error.to_string()))?;
+        let new = NewPurchase {
+            id,
+            scope: ready.scope,
+            tick: request.tick.clone(),
+            idempotency: self.idempotency(),
+            state: row,
+        };
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let _driving = engine.ledger.drive(id);
+        // Asking the relays for answers and putting the purchase on record don't wait for each other;
+        // the request leaves after both.
+        let (opened, answers) = tokio::join!(
+            engine.ledger.open_purchase(new),
+            subscribe(&*engine.relays, &state, left)
+        );
+        let record = match opened? {
+            Opened::New(record) => record,
+            // Another process was quicker with the same key.
+            Opened::Existing(record) => {
+                return self.await_outcome(record).await?.ok_or_else(|| {
+                    let message = "the same purchase, begun by another process at the same time, failed unpaid: try again";
+                    Error::new(Code::ProviderRefused, message)
+                });
+            }
+        };
+        self.tell(PurchaseEvent::Selected {
+            purchase_id: Some(id),
+            provider: offer.provider.to_hex(),
+            price_msat: listed,
+        })
+        .await;
+        let run = Run::new(
+            engine,
+            state,
+            record.version,
+            self.tell,
+            self.started,
+            self.deadline,
+        );
+        match answers {
+            Ok(answers) => run.buy(answers, self.stop).await,
+            Err(error) => run.abandon(error).await,
+        }
+    }
+
+    fn terms(&self, id: PurchaseId, offer: &Offer, listed: Option<Msat>) -> Result<Terms> {
+        let Self { ready, request, .. } = self;
+        let engine = &ready.engine;
+        let Some(channel) = offer.channel else {
+            return Err(Error::new(Code::NoProvider, "the provider has no channel"));
+        };
+        let now = engine.clock.now();
+        let request_event = self.request_event(offer, channel, now)?;
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        Ok(Terms {
+            id,
+            provider: offer.provider,
+            channel,
+            model: request
+                .model
+                .clone()
+                .or_else(|| offer.models.first().cloned()),
+            request: request_event,
+            network: ready.scope.network,
+            pay_by: match &engine.wallet {
+                Some(wallet) => PayBy::Invoice(wallet.id().clone()),
+                None => PayBy::Nothing,
+            },
+            listed,
+            max_price: request.max_price,
+            max_fee: request.max_fee,
+            max_hold_secs: ready.max_hold_secs,
+            fingerprint: self.idempotency().map(|key| key.fingerprint),
+            started_at: now,
+            deadline: now.plus(left.as_secs()),
+        })
+    }
+
+    fn request_event(
+        &self,
+        offer: &Offer,
+        channel: nostr::EventId,
+        now: UnixSecs,
+    ) -> Result<nostr::Event> {
+        let Self { ready, request, .. } = self;
+        let mut nonce = [0; 16];
+        rand::rng().fill_bytes(&mut nonce);
+        let job = JobRequest {
+            nonce: Some(PurchaseId::from_bytes(nonce).to_string()),
+            model: request.model.clone(),
+            stream: Some(request.stream),
+            max_price_msats: [offer.expected_price(request.max_tokens), request.max_price]
+                .into_iter()
+                .flatten()
+                .min(),
+            ..JobRequest::new(
+                KIND_TEXT_GENERATION,
+                request.prompt.clone(),
+                request.max_tokens,
+                offer.provider,
+            )
+        };
+        let content = codec::encode(&AgentMessage::JobRequest(job))
+            .map_err(|error| Error::new(Code::Usage, format!("the prompt is too long: {error}")))?;
+        let relay = ready.engine.relays.relays();
+        let relay = relay
+            .first()
+            .map_or_else(String::new, |relay| relay.url.to_string());
+        let event = channel::message(channel, &relay, content, None);
+        seal::sign(&ready.engine.identity, event, now)
+            .map_err(|error| Error::new(Code::Internal, error.to_string()))
+    }
+}
+
+fn read(record: &PurchaseRecord) -> Result<State> {
+    State::from_row(&record.state)
+        .map_err(|error| Error::new(Code::Ledger, format!("purchase {}: {error}", record.id)))
+}
+
+/// A purchase of this key is on record and can't be brought to an end now.
+fn unsettled(record: &PurchaseRecord, state: &State) -> Error {
+    let reserved = record
+        .reservation
+        .as_ref()
+        .filter(|reservation| crate::purchase::state::holds_money(reservation.status))
+        .map_or(Msat::ZERO, |r| r.price.saturating_add(r.fee_cap));
+    let paid = state
+        .phase
+        .settled()
+        .map_or(Msat::ZERO, crate::purchase::state::Settled::paid);
+    let (code, message) = match &state.phase {
+        Phase::Paying(_) | Phase::Unknown { .. } => (
+            Code::PaymentUnknown,
+            "the purchase with this key may have been paid; run `agent-customer recover`",
+        ),
+        Phase::Awaiting { .. } | Phase::Undelivered { .. } => (
+            Code::Undelivered,
+            "the purchase with this key was paid and has no result yet; run `agent-customer recover`",
+        ),
+        Phase::Requested | Phase::Quoted(_) | Phase::Delivered { .. } | Phase::Failed { .. } => (
+            Code::Timeout,
+            "the purchase with this key is still running in another process; nothing was paid here",
+        ),
+    };
+    Error::new(code, message)
+        .of(record.id)
+        .with_money(paid, reserved)
+}
+
+fn provider_seen(offer: &Offer, max_tokens: u32, reason: Option<&str>) -> ProviderSeen {
+    ProviderSeen {
+        provider: offer.provider.to_hex(),
+        name: offer.name.clone(),
+        price_msat: offer.expected_price(max_tokens),
+        models: offer.models.clone(),
+        network: offer.network,
+        channel: offer.channel.map(|channel| channel.to_hex()),
+        features: offer.features.iter().copied().collect::<Vec<Feature>>(),
+        matches: reason.is_none(),
+        reason: reason.map(str::to_owned),
+    }
+}
+
+fn random_purchase_id() -> PurchaseId {
+    let mut bytes = [0; 16];
+    rand::rng().fill_bytes(&mut bytes);
+    PurchaseId::from_bytes(bytes)
+}

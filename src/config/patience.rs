@@ -1,0 +1,44 @@
+//! How much, and how long, a purchase puts up with.
+
+use std::time::Duration;
+
+/// The most bytes a result may have. Far more than a text of tens of thousands of tokens, far less than
+/// would hurt.
+pub const MAX_RESULT_BYTES: usize = 4 * 1024 * 1024;
+
+/// An invoice must be payable for at least this long: a payment that arrives late is a payment in doubt.
+pub const MIN_INVOICE_LIFE_SECS: u64 = 10;
+
+/// This long after an invoice expired, a wallet that twice knows of no payment of it never made one.
+pub const SETTLED_LONG_AGO_SECS: u64 = 3600;
+
+/// Clocks of peers differ by minutes: what they date this much earlier than we would is still looked at.
+pub const CLOCK_SKEW_SECS: u64 = 900;
+
+/// The first pause between look-ups of a payment. Hints of the wallet cut every pause short.
+pub const LOOK_UP_FIRST: Duration = Duration::from_millis(20);
+
+/// The longest pause between look-ups of a payment.
+pub const LOOK_UP_LONGEST: Duration = Duration::from_secs(2);
+
+/// How long a payment whose wallet can't say what became of it is looked up before it is left to
+/// `recover`. The wallet has had its own, longer time before it said so.
+pub const DOUBT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long to wait for the whole text after the last piece of a stream. It follows at once or not at all.
+pub const WHOLE_TEXT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long what is said last may take to leave.
+pub const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The first pause before saying something again that no relay took.
+pub const RETRY_FIRST: Duration = Duration::from_millis(250);
+
+/// The longest such pause.
+pub const RETRY_LONGEST: Duration = Duration::from_secs(10);
+
+/// How long recovery waits for one purchase: for its wallet, and for its result.
+pub const RECOVER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long recovery waits for what the relays have stored of a purchase that is long over.
+pub const RECOVER_STORED: Duration = Duration::from_secs(3);

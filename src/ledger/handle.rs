@@ -1,0 +1,432 @@
+//! The handle on a ledger: opening, owning, and SQL off the async threads.
+
+use std::collections::HashSet;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rusqlite::Connection;
+
+use super::owner::{self, OwnerLock};
+use super::store::{self, Fault};
+use super::{
+    BudgetReport, Entry, HistoryQuery, LedgerError, Limits, LogLine, NewPurchase, Opened,
+    PurchaseRecord, Scope, StateRow,
+};
+use crate::clock::Clock;
+use crate::ids::{PaymentHash, PurchaseId, WalletId};
+use crate::units::UnixSecs;
+
+/// The ledger of one home. Clones are one handle: they share its connection, its owner's lock and the
+/// list of purchases that are being driven.
+///
+/// Every method that writes is one transaction, on the disk when it returns. Dropping its future does
+/// not undo it: what was begun is finished.
+///
+/// Any method fails with [`LedgerError::Storage`] when the file can't be used.
+#[derive(Clone, Debug)]
+pub struct Ledger(Arc<Handle>);
+
+#[derive(Debug)]
+struct Handle {
+    file: PathBuf,
+    owners: PathBuf,
+    clock: Clock,
+    db: Arc<tokio::sync::Mutex<Connection>>,
+    driven: Driven,
+    /// After the connection, so that the owner outlives its last transaction. `None`: only for reading.
+    owner: Option<OwnerLock>,
+}
+
+type Driven = Arc<Mutex<HashSet<PurchaseId>>>;
+
+/// Says that this process is at work on a purchase, so that its own recovery leaves it alone.
+#[derive(Debug)]
+pub struct DriveGuard {
+    id: PurchaseId,
+    driven: Driven,
+}
+
+impl DriveGuard {
+    /// The purchase it is about.
+    #[must_use]
+    pub const fn id(&self) -> PurchaseId {
+        self.id
+    }
+}
+
+impl Drop for DriveGuard {
+    fn drop(&mut self) {
+        locked(&self.driven).remove(&self.id);
+    }
+}
+
+fn locked(driven: &Driven) -> MutexGuard<'_, HashSet<PurchaseId>> {
+    // A set of ids is never left half changed.
+    driven.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Ledger {
+    /// Opens `<dir>/ledger.sqlite`, made with its folder if there is none, and takes a lock in
+    /// `<dir>/owners` that says that this handle's purchases are in living hands.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`], with what mends it.
+    pub async fn open(dir: &Path, clock: Clock) -> Result<Self, LedgerError> {
+        let paths = Paths::in_folder(dir);
+        let file = paths.file.clone();
+        blocking(&file, move || {
+            let owner = paths.create().map_err(|error| paths.storage(&error))?;
+            let db = store::connect(&paths.file).map_err(|fault| fault.of(&paths.file))?;
+            Ok(Self::assemble(paths, clock, db, Some(owner)))
+        })
+        .await
+    }
+
+    /// Opens the ledger in `dir` for reading. Where there is none yet, none is made: every question
+    /// is answered as by an empty one.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`]; from every method that would write, [`LedgerError::Illegal`].
+    pub async fn open_read_only(dir: &Path, clock: Clock) -> Result<Self, LedgerError> {
+        let paths = Paths::in_folder(dir);
+        let file = paths.file.clone();
+        blocking(&file, move || {
+            let db = match fs::metadata(&paths.file) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    store::connect_to_nothing()
+                }
+                _ => store::connect(&paths.file),
+            };
+            let db = db.map_err(|fault| fault.of(&paths.file))?;
+            Ok(Self::assemble(paths, clock, db, None))
+        })
+        .await
+    }
+
+    fn assemble(paths: Paths, clock: Clock, db: Connection, owner: Option<OwnerLock>) -> Self {
+        Self(Arc::new(Handle {
+            file: paths.file,
+            owners: paths.owners,
+            clock,
+            db: Arc::new(tokio::sync::Mutex::new(db)),
+            driven: Driven::default(),
+            owner,
+        }))
+    }
+
+    /// The id this handle stamps on its purchases; empty when it was opened for reading.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        self.0.owner.as_ref().map_or("", OwnerLock::id)
+    }
+
+    /// Puts a purchase on record as ours, at version 1, or finds the one that its idempotency key
+    /// names. A failed purchase gives its key to the new one.
+    ///
+    /// The caller takes the [`drive`](Self::drive) guard of the new id *before* it calls this, so that
+    /// no recovery in this process can pick the purchase up in between.
+    ///
+    /// # Errors
+    /// [`LedgerError::KeyConflict`]; [`LedgerError::Illegal`] if the id is taken.
+    pub async fn open_purchase(&self, new: NewPurchase) -> Result<Opened, LedgerError> {
+        self.write(move |db, handle, owner| store::open_purchase(db, &handle.clock, owner, &new))
+            .await
+    }
+
+    /// Applies `entries` in order and writes `state`, all or nothing, and gives the new version.
+    ///
+    /// A state that says [`Failed`](super::Status::Failed) needs its money released, and one that says
+    /// [`Delivered`](super::Status::Delivered) needs it settled or released: what is over is never
+    /// recovered, so nothing may stay open behind it. Nor does it open again; only an open purchase
+    /// may reserve.
+    ///
+    /// # Errors
+    /// [`LedgerError::Conflict`] if the purchase is not ours or not at `expected_version`;
+    /// [`LedgerError::Refused`], [`LedgerError::HashUsed`] or [`LedgerError::StaleBalance`] for a
+    /// reservation; [`LedgerError::Illegal`] for a step the diagram does not have. Nothing changed then.
+    pub async fn commit(
+        &self,
+        id: PurchaseId,
+        expected_version: u64,
+        state: StateRow,
+        entries: Vec<Entry>,
+    ) -> Result<u64, LedgerError> {
+        self.write(move |db, handle, owner| {
+            let at = (id, expected_version);
+            store::commit(db, &handle.clock, owner, at, &state, &entries)
+        })
+        .await
+    }
+
+    /// The purchase with this id.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotFound`].
+    pub async fn purchase(&self, id: PurchaseId) -> Result<PurchaseRecord, LedgerError> {
+        self.read(move |db, _| store::purchase(db, id)).await
+    }
+
+    /// The one purchase whose id begins with these hex digits.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotFound`], [`LedgerError::Ambiguous`].
+    pub async fn find(&self, id_or_unique_prefix: &str) -> Result<PurchaseRecord, LedgerError> {
+        let prefix = id_or_unique_prefix.to_owned();
+        self.read(move |db, _| store::find(db, &prefix)).await
+    }
+
+    /// The purchase that an idempotency key names.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    pub async fn by_key(&self, key: &str) -> Result<Option<PurchaseRecord>, LedgerError> {
+        let key = key.to_owned();
+        self.read(move |db, _| store::by_key(db, &key)).await
+    }
+
+    /// Purchases, newest first; at most 10,000 of them.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    pub async fn history(&self, query: HistoryQuery) -> Result<Vec<PurchaseRecord>, LedgerError> {
+        self.read(move |db, _| store::history(db, query)).await
+    }
+
+    /// What happened to a purchase, oldest first.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotFound`].
+    pub async fn log(&self, id: PurchaseId) -> Result<Vec<LogLine>, LedgerError> {
+        self.read(move |db, _| store::log(db, id)).await
+    }
+
+    /// How `limits` stand in this scope, and in this tick if one is named.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    pub async fn budget(
+        &self,
+        scope: Scope,
+        tick: Option<&str>,
+        limits: Limits,
+    ) -> Result<BudgetReport, LedgerError> {
+        let tick = tick.map(str::to_owned);
+        self.read(move |db, handle| {
+            let usage = store::usage_now(db, &handle.clock, scope, tick.as_deref())?;
+            Ok(BudgetReport { limits, usage })
+        })
+        .await
+    }
+
+    /// How many reservations of this wallet were settled or released so far: to be read before its
+    /// balance is asked for, see [`SeenBalance`](super::SeenBalance).
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    pub async fn settlements(&self, wallet: &WalletId) -> Result<u64, LedgerError> {
+        let wallet = wallet.clone();
+        self.read(move |db, _| store::settlements(db, &wallet))
+            .await
+    }
+
+    /// Whether any reservation ever had this payment hash.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    pub async fn hash_used(&self, hash: PaymentHash) -> Result<bool, LedgerError> {
+        self.read(move |db, _| store::hash_used(db, hash)).await
+    }
+
+    /// Ledger time: now, or the latest time this ledger was written if the clock was set back since.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    pub async fn time(&self) -> Result<UnixSecs, LedgerError> {
+        self.read(|db, handle| store::ledger_time(db, &handle.clock))
+            .await
+    }
+
+    /// The purchases that are not over and that nobody works on: those whose owner is gone, and our
+    /// own that are not being [driven](Self::drive). Oldest first.
+    ///
+    /// To take one up: [`drive`](Self::drive) it, then [`adopt`](Self::adopt) it at this version, and
+    /// leave it alone if either says no.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    pub async fn recoverable(&self) -> Result<Vec<PurchaseRecord>, LedgerError> {
+        let found = self
+            .read(|db, handle| {
+                let own = handle.owner.as_ref().map(OwnerLock::id);
+                store::unfinished(db, |owner| {
+                    own == Some(owner) || !owner::lives(&handle.owners, owner)
+                })
+            })
+            .await?;
+        let driven = locked(&self.0.driven);
+        Ok(found
+            .into_iter()
+            .filter(|record| !driven.contains(&record.id))
+            .collect())
+    }
+
+    /// Takes over a purchase whose owner is gone. One that is ours already comes back as it is.
+    ///
+    /// # Errors
+    /// [`LedgerError::Conflict`] if its owner lives, or someone changed it since `expected_version`.
+    pub async fn adopt(
+        &self,
+        id: PurchaseId,
+        expected_version: u64,
+    ) -> Result<PurchaseRecord, LedgerError> {
+        self.write(move |db, handle, us| {
+            store::adopt(db, &handle.clock, us, (id, expected_version), |owner| {
+                !owner::lives(&handle.owners, owner)
+            })
+        })
+        .await
+    }
+
+    /// Makes the caller the one in this process who works on the purchase, as long as it keeps the
+    /// guard; `None` if another does already. Not a lock against other processes: that is what owners
+    /// and versions are for.
+    #[must_use]
+    pub fn drive(&self, id: PurchaseId) -> Option<DriveGuard> {
+        locked(&self.0.driven).insert(id).then(|| DriveGuard {
+            id,
+            driven: Arc::clone(&self.0.driven),
+        })
+    }
+
+    /// Whether the process behind this owner id still lives. What can't be told counts as alive.
+    pub async fn owner_lives(&self, owner: &str) -> bool {
+        if owner == self.owner() {
+            return self.0.owner.is_some();
+        }
+        let (folder, owner) = (self.0.owners.clone(), owner.to_owned());
+        blocking(&self.0.file, move || Ok(owner::lives(&folder, &owner)))
+            .await
+            .unwrap_or(true)
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection, &Handle, &str) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        self.read(move |db, handle| match &handle.owner {
+            Some(owner) => work(db, handle, owner.id()),
+            None => {
+                Err(LedgerError::Illegal("write to a ledger opened for reading".to_owned()).into())
+            }
+        })
+        .await
+    }
+
+    /// Runs `work` on a thread that may block, one at a time: who waits, waits here and not there.
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection, &Handle) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let mut db = Arc::clone(&self.0.db).lock_owned().await;
+        let handle = Arc::clone(&self.0);
+        blocking(&self.0.file, move || {
+            work(&mut db, &handle).map_err(|fault| fault.of(&handle.file))
+        })
+        .await
+    }
+}
+
+/// Runs what blocks where it may; `file` is the ledger it is about.
+async fn blocking<T: Send + 'static>(
+    file: &Path,
+    work: impl FnOnce() -> Result<T, LedgerError> + Send + 'static,
+) -> Result<T, LedgerError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(failed) => match failed.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Cancelled before it began: the runtime is going away.
+            Err(_) => Err(LedgerError::Storage {
+                path: file.display().to_string(),
+                problem: "the program is ending".to_owned(),
+            }),
+        },
+    }
+}
+
+/// Where the parts of a ledger are.
+struct Paths {
+    file: PathBuf,
+    owners: PathBuf,
+}
+
+impl Paths {
+    fn in_folder(dir: &Path) -> Self {
+        // Absolute, so that SQLite can't take a name like `file:x` for a URI.
+        let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+        Self {
+            file: dir.join("ledger.sqlite"),
+            owners: dir.join("owners"),
+        }
+    }
+
+    /// Makes what is missing, readable by this user only: the states in the file may hold prompts and
+    /// preimages.
+    fn create(&self) -> io::Result<OwnerLock> {
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(&self.owners)?;
+        match owner::private(OpenOptions::new().write(true).create_new(true)).open(&self.file) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            Err(_) => self.keep_private(),
+            Ok(_) => self.keep_findable(),
+        }
+        OwnerLock::acquire(&self.owners)
+    }
+
+    /// What SQLite writes is durable only if the folders that lead to it are. Both programs make at most
+    /// three: the home, their own in it, and `owners`.
+    fn keep_findable(&self) {
+        #[cfg(unix)]
+        for folder in self.owners.ancestors().take(4) {
+            let _ = fs::File::open(folder).and_then(|folder| folder.sync_all());
+        }
+    }
+
+    /// A copy put back from a backup may have become readable to others.
+    fn keep_private(&self) {
+        #[cfg(unix)]
+        if let Ok(metadata) = fs::metadata(&self.file) {
+            use std::os::unix::fs::PermissionsExt;
+            if metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
+                let _ = fs::set_permissions(&self.file, fs::Permissions::from_mode(0o600));
+            }
+        }
+    }
+
+    fn storage(&self, error: &io::Error) -> LedgerError {
+        let advice = match error.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                "this user must be allowed to write to its folder"
+            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                "the disk is full. Free some space and try again"
+            }
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+                "there is a file where its folder must be. Move it, or choose another home"
+            }
+            io::ErrorKind::Unsupported => {
+                "this file system has no file locks. Choose a home on a local disk"
+            }
+            _ => "its folder can't be used",
+        };
+        LedgerError::Storage {
+            path: self.file.display().to_string(),
+            problem: format!("{advice} ({error})"),
+        }
+    }
+}

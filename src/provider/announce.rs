@@ -1,0 +1,226 @@
+//! How a provider is found: its channel, its listing (NIP-89), its announcement in the channel.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use nostr::{Event, EventId, RelayUrl};
+use tokio::sync::Mutex;
+
+use super::store::JobStore;
+use super::voice::{Unspeakable, Voice};
+use super::{ChannelChoice, ProviderConfig};
+use crate::error::{Code, Error};
+use crate::protocol::channel;
+use crate::protocol::listing::{self, ListingContent};
+use crate::protocol::message::AgentMessage;
+use crate::units::UnixSecs;
+
+/// How long a start tries to make its channel known.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A listing outlives this many announcements, and then fades: a dead provider is not found for long.
+const LISTING_LIVES: u64 = 3;
+
+/// Seconds that an earlier listing may be dated ahead of the clock and still be respected.
+const CLOCK_DRIFT: u64 = 600;
+
+/// What stands where deployed providers put their Spark address.
+const NO_SPARK_ADDRESS: &str = "none";
+
+/// Announcements that are taken back at the end; customers don't look at older ones.
+const MOST_TAKEN_BACK: usize = 16;
+
+/// The channel to work in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Joined {
+    pub(super) channel: EventId,
+    /// Whether it was made just now.
+    pub(super) created: bool,
+}
+
+/// Finds or makes the channel.
+pub(super) async fn join(
+    config: &ProviderConfig,
+    store: &JobStore,
+    voice: &Voice,
+) -> Result<Joined, Error> {
+    let renew = match config.channel {
+        ChannelChoice::Join(channel) => {
+            return Ok(Joined {
+                channel,
+                created: false,
+            });
+        }
+        ChannelChoice::Create { renew } => renew,
+    };
+    let relays = relay_set(&config.relays);
+    let key = voice.identity.public_key();
+    let before = if renew {
+        None
+    } else {
+        store.channel(key, relays.clone()).await?
+    };
+    if let Some(before) = before {
+        // Relays may have lost it since, and where they have not this does no harm. Nor is it needed to
+        // speak in the channel.
+        if let Err(trouble) = voice.publish(&before).await {
+            tracing::warn!(channel = %before.id, %trouble, "the channel's own event was not taken again");
+        }
+        return Ok(Joined {
+            channel: before.id,
+            created: false,
+        });
+    }
+    let urls: Vec<String> = config.relays.iter().map(ToString::to_string).collect();
+    let made = voice
+        .sign(channel::create(&config.name, &config.about, &urls))
+        .map_err(|error| Error::new(Code::Internal, error.to_string()))?;
+    // On record first: a start that fails here comes back to the same channel.
+    store.remember_channel(relays, made.clone()).await?;
+    let published = voice.publish_patiently(&made, START_PATIENCE).await;
+    published.map_err(|error| {
+        let problem = format!("the channel can't be made known: {error}");
+        Error::new(Code::Network, problem)
+    })?;
+    Ok(Joined {
+        channel: made.id,
+        created: true,
+    })
+}
+
+/// The name of a set of relays, whatever order they are given in.
+fn relay_set(relays: &[RelayUrl]) -> String {
+    let mut urls: Vec<&str> = relays
+        .iter()
+        .map(RelayUrl::as_str_without_trailing_slash)
+        .collect();
+    urls.sort_unstable();
+    urls.dedup();
+    urls.join(" ")
+}
+
+/// What is announced, again and again. One thing is said at a time, so that a withdrawal comes after
+/// all that it withdraws, and nothing comes after it.
+#[derive(Debug)]
+pub(super) struct Announcer {
+    content: ListingContent,
+    every: Duration,
+    said: Mutex<Said>,
+}
+
+/// What was said so far.
+#[derive(Debug)]
+struct Said {
+    /// When the last listing was made. The next must be later to the second, or relays may keep either.
+    listed_at: UnixSecs,
+    /// The latest announcements in the channel, to be taken back with the listing.
+    announcements: VecDeque<EventId>,
+    withdrawn: bool,
+}
+
+impl Said {
+    /// The time of what replaces or deletes the listing: now, and later than all before, those of earlier
+    /// runs included.
+    async fn next_time(&mut self, voice: &Voice, store: &JobStore) -> Result<UnixSecs, String> {
+        let now = voice.clock.now();
+        self.listed_at = match self.listed_at.plus(1) {
+            // A clock that was once far ahead must not date listings into the future for ever.
+            next if next > now.plus(CLOCK_DRIFT) => now,
+            next => next.max(now),
+        };
+        let remembered = store.remember_listing(voice.identity.public_key(), self.listed_at);
+        remembered.await.map_err(|error| error.to_string())?;
+        Ok(self.listed_at)
+    }
+
+    fn remember(&mut self, announcement: EventId) {
+        self.announcements.push_back(announcement);
+        if self.announcements.len() > MOST_TAKEN_BACK {
+            self.announcements.pop_front();
+        }
+    }
+}
+
+impl Announcer {
+    /// Announces `content` from now on. `listed_at` is when an earlier run did so last.
+    pub(super) fn new(content: ListingContent, every: Duration, listed_at: UnixSecs) -> Self {
+        let said = Mutex::new(Said {
+            listed_at,
+            announcements: VecDeque::new(),
+            withdrawn: false,
+        });
+        Self {
+            content,
+            every,
+            said,
+        }
+    }
+
+    /// Announces once, by both ways. The earlier announcement in the channel stays: customers take the
+    /// latest.
+    pub(super) async fn announce(&self, voice: &Voice, store: &JobStore) -> Result<(), String> {
+        let words = |error: Unspeakable| error.to_string();
+        let mut said = self.said.lock().await;
+        if said.withdrawn {
+            return Ok(());
+        }
+        let at = said.next_time(voice, store).await?;
+        let lives = self.every.as_secs().saturating_mul(LISTING_LIVES);
+        let content = ListingContent {
+            expires_at: Some(at.plus(lives)),
+            ..self.content.clone()
+        };
+        let listing = listing::listing(&content);
+        let listing = voice.sign_at(listing, at).map_err(words)?;
+        let Some(channel) = content.channel else {
+            return publish(voice, &listing).await;
+        };
+        let key = voice.identity.public_key();
+        let announcement = listing::announcement(&content, key, NO_SPARK_ADDRESS);
+        let message = AgentMessage::ServiceAnnouncement(announcement);
+        let announcement = voice.broadcast(channel, &message).map_err(words)?;
+        said.remember(announcement.id);
+        let (listed, announced) =
+            tokio::join!(publish(voice, &listing), publish(voice, &announcement));
+        listed.and(announced)
+    }
+
+    /// Takes the listing and the latest announcements back, for good.
+    pub(super) async fn withdraw(&self, voice: &Voice, store: &JobStore) -> Result<(), String> {
+        let mut said = self.said.lock().await;
+        said.withdrawn = true;
+        let last = said.listed_at;
+        // What follows a withdrawal must be later still, in the next run too.
+        let now = said.next_time(voice, store).await?;
+        let announcements: Vec<EventId> = said.announcements.iter().copied().collect();
+        let key = voice.identity.public_key();
+        for (event, at) in listing::withdraw(key, &announcements, last.min(now), now) {
+            let event = voice.sign_at(event, at);
+            publish(voice, &event.map_err(|error| error.to_string())?).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn publish(voice: &Voice, event: &Event) -> Result<(), String> {
+    let published = voice.publish(event).await;
+    published.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_of_relays_has_one_name_whatever_the_order() {
+        let urls = |list: &[&str]| -> Vec<RelayUrl> {
+            list.iter()
+                .filter_map(|url| RelayUrl::parse(url).ok())
+                .collect()
+        };
+        let one = urls(&["wss://a.example", "ws://127.0.0.1:7000/"]);
+        let other = urls(&["ws://127.0.0.1:7000", "wss://a.example/", "wss://a.example"]);
+        assert_eq!(relay_set(&one), relay_set(&other));
+        assert_ne!(relay_set(&one), relay_set(&one[..1]));
+    }
+}

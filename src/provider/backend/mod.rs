@@ -1,0 +1,84 @@
+//! The backend port: whatever turns a prompt into text.
+
+mod echo;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+pub use self::echo::Echo;
+
+/// Work for a backend. `Debug` does not show the prompt.
+#[derive(Clone, PartialEq, Eq)]
+pub struct GenerateRequest {
+    /// One of the backend's models.
+    pub model: String,
+    /// What to work on. Text from the network.
+    pub prompt: String,
+    /// The most tokens the result may have.
+    pub max_tokens: u32,
+}
+
+impl fmt::Debug for GenerateRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GenerateRequest")
+            .field("model", &self.model)
+            .field("max_tokens", &self.max_tokens)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a backend made. `Debug` does not show the text.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Generated {
+    /// The whole text: where chunks were sent, their concatenation.
+    pub text: String,
+    /// How many tokens it took, if the backend counts.
+    pub tokens: Option<u32>,
+}
+
+impl fmt::Debug for Generated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generated")
+            .field("bytes", &self.text.len())
+            .field("tokens", &self.tokens)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a backend could not do it. The words are for the owner: customers are told only that it failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BackendError {
+    /// It can't be reached.
+    #[error("the backend can't be reached: {0}")]
+    Unreachable(String),
+    /// It was reached, and failed.
+    #[error("the backend failed: {0}")]
+    Failed(String),
+}
+
+/// A source of text. Shared as `Arc<dyn Backend>` and called from many tasks at once; it must not block
+/// them.
+#[async_trait]
+pub trait Backend: fmt::Debug + Send + Sync {
+    /// What it is called in logs.
+    fn name(&self) -> &str;
+
+    /// The models it has, the default one first.
+    ///
+    /// # Errors
+    /// If it can't say.
+    async fn models(&self) -> Result<Vec<String>, BackendError>;
+
+    /// Does the work. It sends the text to `chunks` piece by piece as it comes, or sends nothing there; a
+    /// closed `chunks` is no reason to stop. Dropping the future abandons the work.
+    ///
+    /// # Errors
+    /// If there is no result.
+    async fn generate(
+        &self,
+        request: GenerateRequest,
+        chunks: mpsc::Sender<String>,
+    ) -> Result<Generated, BackendError>;
+}

@@ -1,0 +1,177 @@
+//! What comes in from the channel, and what is made of it. Everything here is hostile until shown
+//! otherwise, and nothing here waits.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use nostr::{Event, PublicKey};
+
+use super::engine::{Engine, Live, Phase};
+use super::event::ProviderEvent;
+use super::job::Address;
+use super::pricing::{self, Refusal};
+use crate::ids::JobId;
+use crate::protocol::message::{AgentMessage, JobRequest};
+use crate::protocol::{KIND_TEXT_GENERATION, channel, codec};
+use crate::units::UnixSecs;
+
+/// Requests older than this are not served: nobody waits for them any more.
+pub(super) const STALE_SECS: u64 = 600;
+
+/// Requests dated further ahead than this are not served: clocks differ by minutes, not more.
+pub(super) const FUTURE_SECS: u64 = 900;
+
+impl Engine {
+    /// Takes an event of the channel. What is not for us is ignored in silence.
+    pub(super) fn on_event(&mut self, event: &Event, now: Instant) {
+        let us = self.shop.seller.key;
+        if event.pubkey == us || channel::channel_of(event) != Some(self.channel) {
+            return;
+        }
+        let Ok(message) = codec::decode(&event.content) else {
+            return;
+        };
+        match message {
+            AgentMessage::JobRequest(request) => self.on_request(event, request, now),
+            AgentMessage::PaymentSent(sent) => {
+                self.on_payment_sent(event.pubkey, &sent.job_id, now)
+            }
+            AgentMessage::Cancel(cancel) => self.on_cancel(event.pubkey, &cancel.job_id, now),
+            // Escrow and sealed messages are not among our features, so nobody should send them.
+            AgentMessage::HtlcLocked(_)
+            | AgentMessage::PreimageRelease(_)
+            | AgentMessage::Sealed(_) => {}
+            // What providers say.
+            AgentMessage::ServiceAnnouncement(_)
+            | AgentMessage::Invoice(_)
+            | AgentMessage::JobResult(_)
+            | AgentMessage::StreamChunk(_)
+            | AgentMessage::JobError(_)
+            | AgentMessage::JobAccepted(_) => {}
+        }
+    }
+
+    fn on_request(&mut self, event: &Event, request: JobRequest, now: Instant) {
+        let us = self.shop.seller.key.to_hex();
+        let asked_by_name = match &request.target_provider {
+            Some(target) if !target.eq_ignore_ascii_case(&us) => return,
+            target => target.is_some(),
+        };
+        if request.kind != KIND_TEXT_GENERATION && !asked_by_name {
+            return;
+        }
+        let at = UnixSecs::new(event.created_at.as_secs());
+        if !self.is_timely(at) || !self.seen.is_new(event.id) {
+            return;
+        }
+        let address = Address {
+            channel: self.channel,
+            request: event.id,
+            customer: event.pubkey,
+        };
+        if self.by_job_id.contains_key(&address.job_id()) {
+            // Any answer would bear the other job's name: say nothing.
+            tracing::warn!(job_id = %address.job_id(), "two requests with one job id");
+            return;
+        }
+        let quote = match self
+            .admit(address)
+            .and_then(|()| pricing::quote(&request, &self.terms))
+        {
+            Ok(quote) => quote,
+            Err(refusal) => return self.refuse(address, refusal, now),
+        };
+        self.by_job_id.insert(address.job_id(), address.request);
+        self.live.insert(
+            address.request,
+            Live {
+                address,
+                phase: Phase::Quoting,
+            },
+        );
+        let JobRequest {
+            prompt, max_tokens, ..
+        } = request;
+        let shop = Arc::clone(&self.shop);
+        let task = shop.quote(address, prompt, max_tokens, at, quote);
+        self.spawn(Some(address.request), task);
+    }
+
+    /// Whether somebody may still wait for what was asked then.
+    fn is_timely(&self, at: UnixSecs) -> bool {
+        let now = self.shop.now();
+        let stored_before_us = !self.caught_up && at < self.serve_stored_since;
+        at >= now.minus(STALE_SECS) && at <= now.plus(FUTURE_SECS) && !stored_before_us
+    }
+
+    /// Whether there is room for one more quote.
+    fn admit(&self, address: Address) -> Result<(), Refusal> {
+        let busy = |why: &str| Err(Refusal::new("busy", why));
+        if self.leaving {
+            return busy("this provider is about to stop");
+        }
+        if self.live.len() >= self.max_live {
+            return busy("the queue is full");
+        }
+        let unpaid_of_this_customer = self.live.values().filter(|live| {
+            live.address.customer == address.customer
+                && matches!(live.phase, Phase::Quoting | Phase::Quoted { .. })
+        });
+        if unpaid_of_this_customer.count() >= self.max_quotes_per_customer {
+            return busy("too many of your quotes are unpaid");
+        }
+        Ok(())
+    }
+
+    /// Says no, unless this peer was told so too often.
+    pub(super) fn refuse(&mut self, address: Address, refusal: Refusal, now: Instant) {
+        self.shop.workshop.reporter.say(ProviderEvent::Refused {
+            job_id: address.job_id(),
+            customer: address.customer,
+            code: refusal.code,
+        });
+        if self.credit.take(address.customer, now) {
+            let task = Arc::clone(&self.shop).refuse(address, refusal);
+            self.spawn(None, task);
+        }
+    }
+
+    /// A customer says that it paid: a reason to look, and where there is no wallet, the payment itself.
+    fn on_payment_sent(&mut self, author: PublicKey, job_id: &JobId, now: Instant) {
+        let Some(request) = self.by_job_id.get(job_id).copied() else {
+            return;
+        };
+        if let Some(late) = self.late.get(&request) {
+            if late.customer == author {
+                self.lookups.hint(late.payment_hash, now);
+            }
+            return;
+        }
+        let Some(live) = self.live.get(&request) else {
+            return;
+        };
+        let Phase::Quoted { job, .. } = &live.phase else {
+            return;
+        };
+        if live.address.customer != author {
+            return;
+        }
+        match job.payment_hash {
+            Some(hash) => self.lookups.hint(hash, now),
+            None => self.on_settled(request),
+        }
+    }
+
+    /// The customer no longer wants a job that it has not paid.
+    fn on_cancel(&mut self, author: PublicKey, job_id: &JobId, now: Instant) {
+        let Some(request) = self.by_job_id.get(job_id).copied() else {
+            return;
+        };
+        let is_theirs = |live: &Live| live.address.customer == author;
+        // Without credit the quote holds its place until it expires: quoting and cancelling in turns
+        // must not fill the store.
+        if self.live.get(&request).is_some_and(is_theirs) && self.credit.take(author, now) {
+            self.cancel(request);
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! What the loop's tasks share, and the tasks themselves: each does one slow thing and says how it went.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nostr::{Event, EventId};
+use tokio_util::sync::CancellationToken;
+
+use super::job::{Address, Job, JobStep, MAX_ATTEMPTS};
+use super::pricing::{Quote, Refusal};
+use super::store::{Finish, JobStore, Seller, StoreError, Unsent};
+use super::work::Workshop;
+use crate::ids::PaymentHash;
+use crate::protocol::message::{AgentMessage, Invoice, JobAccepted};
+use crate::relay::{RelayError, Subscription};
+use crate::units::UnixSecs;
+use crate::wallet::{Incoming, InvoiceRequest, IssuedInvoice, Wallet, WalletError};
+
+/// How long the wallet is given for one answer.
+const WALLET: Duration = Duration::from_secs(30);
+
+/// How long an invoice is worth sending: a customer does not wait longer.
+const INVOICE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a result is sent again and again before it waits for the next start.
+const RESULT_PATIENCE: Duration = Duration::from_secs(3_600);
+
+/// How much longer results are tried once the provider is to leave.
+const LEAVING_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What deployed providers without a wallet send, and deployed customers know.
+const MOCK_BOLT11: &str = "lnbcrt100n1mock";
+const MOCK_HASH: &str = "mock_payment_hash";
+
+/// How a task ended.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// A job is on record, and its invoice may go out.
+    Quoted(Box<Job>),
+    /// There is no quote: the request is refused, or in silence if there is nothing to say.
+    NotQuoted(Address, Option<Refusal>),
+    /// The wallet answered.
+    LookedUp(PaymentHash, EventId, Result<Incoming, WalletError>),
+    /// A late quote was paid, and this is its job.
+    Loaded(EventId, Result<Box<Job>, StoreError>),
+    /// Whether the invoice of a quote can no longer be paid.
+    Cancelled(EventId, Result<(), WalletError>),
+    /// The backend is done, one way or the other.
+    Worked(Box<Job>, Finish),
+    /// The customer was told all there is, or could not be.
+    Told(EventId, Result<(), RelayError>),
+    /// We announced, or could not.
+    Announced(Result<(), String>),
+    /// A new subscription in place of one that ended.
+    Subscribed(Result<Subscription, RelayError>),
+    /// Nothing that the loop has to know.
+    Nothing,
+}
+
+/// What all tasks share.
+#[derive(Debug)]
+pub(super) struct Shop {
+    pub(super) workshop: Workshop,
+    pub(super) store: JobStore,
+    pub(super) seller: Seller,
+    pub(super) wallet: Option<Arc<dyn Wallet>>,
+    pub(super) quote_secs: u64,
+    pub(super) finish: CancellationToken,
+}
+
+async fn answer<T>(asked: impl Future<Output = Result<T, WalletError>>) -> Result<T, WalletError> {
+    tokio::time::timeout(WALLET, asked)
+        .await
+        .unwrap_or_else(|_| Err(WalletError::Unreachable("no answer in time".into())))
+}
+
+impl Shop {
+    pub(super) fn now(&self) -> UnixSecs {
+        self.workshop.voice.clock.now()
+    }
+
+    /// Makes the invoice and puts the job on record.
+    pub(super) async fn quote(
+        self: Arc<Self>,
+        address: Address,
+        prompt: String,
+        max_tokens: u32,
+        requested_at: UnixSecs,
+        quote: Quote,
+    ) -> Outcome {
+        let invoice = match self.invoice(address, &quote).await {
+            Ok(invoice) => invoice,
+            Err(trouble) => {
+                tracing::error!(job_id = %address.job_id(), %trouble, "no invoice");
+                let refusal =
+                    Refusal::new("failed", "the provider's wallet can't make an invoice now");
+                return Outcome::NotQuoted(address, Some(refusal));
+            }
+        };
+        let payment_hash = self.wallet.as_ref().map(|_| invoice.payment_hash);
+        let job = Job {
+            address,
+            prompt,
+            model: quote.model,
+            max_tokens,
+            stream: quote.stream,
+            deployed: quote.deployed,
+            price: quote.price,
+            bolt11: invoice.bolt11,
+            payment_hash,
+            requested_at,
+            expires_at: invoice.expires_at,
+            attempts: 0,
+        };
+        let Err(error) = self.store.insert(&job, &self.seller, self.now()).await else {
+            return Outcome::Quoted(Box::new(job));
+        };
+        if let (Some(wallet), Some(hash)) = (&self.wallet, payment_hash) {
+            // Nobody has seen this invoice, so nobody can have paid it; best that nobody can.
+            let _ = answer(wallet.cancel(hash)).await;
+        }
+        match error {
+            // Served before, or its job id or hash is another job's: nothing to say, since any answer
+            // would bear that other job's name.
+            StoreError::Known => Outcome::NotQuoted(address, None),
+            error => {
+                tracing::error!(job_id = %address.job_id(), %error, "no quote");
+                let refusal = Refusal::new("failed", "the provider can't keep records now");
+                Outcome::NotQuoted(address, Some(refusal))
+            }
+        }
+    }
+
+    async fn invoice(&self, address: Address, quote: &Quote) -> Result<IssuedInvoice, WalletError> {
+        let Some(wallet) = &self.wallet else {
+            return Ok(IssuedInvoice {
+                bolt11: MOCK_BOLT11.into(),
+                payment_hash: PaymentHash::from_bytes([0; 32]),
+                amount: quote.price,
+                expires_at: self.now().plus(self.quote_secs),
+            });
+        };
+        let request = InvoiceRequest {
+            amount: quote.price,
+            expiry_secs: self.quote_secs,
+            hold: None,
+            description: format!("agent-compute {}", address.job_id()),
+        };
+        let invoice = answer(wallet.invoice(request)).await?;
+        if invoice.amount != quote.price {
+            let asks = invoice.amount;
+            return Err(WalletError::Refused(format!("its invoice asks for {asks}")));
+        }
+        Ok(invoice)
+    }
+
+    /// Sends the quote.
+    pub(super) async fn send_invoice(
+        self: Arc<Self>,
+        address: Address,
+        invoice: Invoice,
+    ) -> Outcome {
+        self.say(address, &AgentMessage::Invoice(invoice), INVOICE_PATIENCE)
+            .await;
+        Outcome::Nothing
+    }
+
+    /// The quote, as it is sent.
+    pub(super) fn invoice_of(job: &Job) -> Invoice {
+        let hash = job.payment_hash.map(|hash| hash.to_string());
+        Invoice {
+            payment_hash: Some(hash.unwrap_or_else(|| MOCK_HASH.into())),
+            expires_at: Some(job.expires_at),
+            ..Invoice::new(job.address.job_id(), job.bolt11.clone(), job.price)
+        }
+    }
+
+    /// Sends a refusal, once.
+    pub(super) async fn refuse(self: Arc<Self>, address: Address, refusal: Refusal) -> Outcome {
+        let voice = &self.workshop.voice;
+        match voice.refusal(address, &refusal) {
+            Ok(event) => {
+                if let Err(trouble) = voice.publish(&event).await {
+                    tracing::debug!(job_id = %address.job_id(), %trouble, "a refusal was not sent");
+                }
+            }
+            Err(error) => tracing::error!(%error, "a refusal can't be sent"),
+        }
+        Outcome::Nothing
+    }
+
+    /// Tells a customer that its paid job waits, and puts on record that it is paid.
+    pub(super) async fn accept(self: Arc<Self>, address: Address, position: u32) -> Outcome {
+        let paid = self
+            .store
+            .step(address.request, &[JobStep::Settled], self.now());
+        match paid.await {
+            // A slot came free meanwhile, and starting has put both on record.
+            Ok(_) | Err(StoreError::Illegal(_)) => {}
+            Err(error) => {
+                tracing::error!(job_id = %address.job_id(), %error, "a payment is not on record")
+            }
+        }
+        let message = AgentMessage::JobAccepted(JobAccepted {
+            job_id: address.job_id(),
+            queue_position: position,
+        });
+        self.say(address, &message, Duration::ZERO).await;
+        Outcome::Nothing
+    }
+
+    async fn say(&self, address: Address, message: &AgentMessage, patience: Duration) {
+        let voice = &self.workshop.voice;
+        let said = match voice.answer(address, message) {
+            Ok(event) => voice.publish_patiently(&event, patience).await,
+            Err(error) => return tracing::error!(%error, "a message can't be sent"),
+        };
+        if let Err(trouble) = said {
+            tracing::warn!(job_id = %address.job_id(), %trouble, "a message was not sent");
+        }
+    }
+
+    /// Asks the wallet whether an invoice is paid.
+    pub(super) async fn look_up(self: Arc<Self>, hash: PaymentHash, job: EventId) -> Outcome {
+        let found = match &self.wallet {
+            Some(wallet) => answer(wallet.incoming(hash)).await,
+            None => Ok(Incoming::NotFound),
+        };
+        Outcome::LookedUp(hash, job, found)
+    }
+
+    /// Reads a job that was paid after it had left the memory.
+    pub(super) async fn load(self: Arc<Self>, request: EventId) -> Outcome {
+        let job = self.store.job(request).await;
+        Outcome::Loaded(request, job.map(Box::new))
+    }
+
+    /// Makes the invoice of a quote unpayable, if it can be.
+    pub(super) async fn cancel(
+        self: Arc<Self>,
+        request: EventId,
+        hash: Option<PaymentHash>,
+    ) -> Outcome {
+        let done = match (&self.wallet, hash) {
+            (Some(wallet), Some(hash)) => answer(wallet.cancel(hash)).await,
+            _ => Ok(()),
+        };
+        Outcome::Cancelled(request, done)
+    }
+
+    /// Puts on record that a quote is over.
+    pub(super) async fn close(
+        self: Arc<Self>,
+        request: EventId,
+        why: &'static [JobStep],
+    ) -> Outcome {
+        if let Err(error) = self.store.step(request, why, self.now()).await {
+            tracing::warn!(%request, %error, "the end of a quote is not on record");
+        }
+        Outcome::Nothing
+    }
+
+    /// Does a paid job, and puts its end on record.
+    pub(super) async fn work(self: Arc<Self>, job: Box<Job>) -> Outcome {
+        let request = job.address.request;
+        let finish = if job.attempts >= MAX_ATTEMPTS {
+            let why = format!("it was begun {} times and never ended", job.attempts);
+            self.workshop.failure(&job, why)
+        } else {
+            // Nothing waits for this record: the quote is on record, and the wallet remembers the money.
+            let (started, finish) = tokio::join!(
+                self.store.start(request, self.now()),
+                self.workshop.work(&job)
+            );
+            if let Err(error) = started {
+                tracing::error!(job_id = %job.address.job_id(), %error, "a start is not on record");
+            }
+            finish
+        };
+        let recorded = self.store.finish(request, finish.clone(), self.now()).await;
+        if let Err(error) = recorded {
+            // The customer paid, so it is told all the same.
+            tracing::error!(job_id = %job.address.job_id(), %error, "a result is not on record");
+        }
+        Outcome::Worked(job, finish)
+    }
+
+    /// Publishes what is on record, and puts on record that it was.
+    pub(super) async fn tell(self: Arc<Self>, what: Unsent) -> Outcome {
+        let request = what.address.request;
+        let leaving = async {
+            self.finish.cancelled().await;
+            tokio::time::sleep(LEAVING_PATIENCE).await;
+        };
+        let told = tokio::select! {
+            told = self.publish(&what.messages) => told,
+            () = leaving => Err(RelayError::Closed),
+        };
+        if told.is_ok()
+            && let Err(error) = self
+                .store
+                .step(request, &[JobStep::Published], self.now())
+                .await
+        {
+            tracing::warn!(job_id = %what.address.job_id(), %error, "a delivery is not on record");
+        }
+        Outcome::Told(request, told)
+    }
+
+    async fn publish(&self, messages: &[Event]) -> Result<(), RelayError> {
+        self.workshop
+            .voice
+            .publish_all(messages, RESULT_PATIENCE)
+            .await
+    }
+}

@@ -1,0 +1,98 @@
+//! The job store's migrations. Append-only: a released one is never edited.
+
+use rusqlite::{Connection, Transaction};
+
+/// Marks the file as a job store ("acjb"), so that another program's database is not taken for one.
+const APPLICATION_ID: i32 = 0x6163_6a62;
+
+/// Each brings the schema from its index to the next version.
+const MIGRATIONS: &[&str] = &["
+CREATE TABLE jobs (
+    request_id   TEXT PRIMARY KEY NOT NULL,
+    job_id       TEXT NOT NULL UNIQUE,
+    provider     TEXT NOT NULL,
+    customer     TEXT NOT NULL,
+    channel      TEXT NOT NULL,
+    wallet       TEXT,
+    network      TEXT NOT NULL,
+    state        TEXT NOT NULL,
+    model        TEXT NOT NULL,
+    prompt       TEXT,
+    max_tokens   INTEGER NOT NULL,
+    stream       INTEGER NOT NULL,
+    deployed     INTEGER NOT NULL,
+    price_msat   INTEGER NOT NULL,
+    bolt11       TEXT NOT NULL,
+    payment_hash TEXT UNIQUE,
+    requested_at INTEGER NOT NULL,
+    quoted_at    INTEGER NOT NULL,
+    changed_at   INTEGER NOT NULL,
+    expires_at   INTEGER NOT NULL,
+    settled_at   INTEGER,
+    published_at INTEGER,
+    attempts     INTEGER NOT NULL DEFAULT 0,
+    messages     TEXT,
+    tokens       INTEGER,
+    error        TEXT
+) STRICT;
+CREATE INDEX jobs_quoted ON jobs (quoted_at);
+CREATE INDEX jobs_requested ON jobs (requested_at);
+CREATE INDEX jobs_open ON jobs (state) WHERE published_at IS NULL;
+CREATE TABLE channels (
+    provider TEXT NOT NULL,
+    relays   TEXT NOT NULL,
+    event    TEXT NOT NULL,
+    PRIMARY KEY (provider, relays)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE listings (
+    provider TEXT PRIMARY KEY NOT NULL,
+    at       INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"];
+
+/// What keeps a file from being used as a job store.
+#[derive(Debug)]
+pub(super) enum Unusable {
+    /// SQLite can't read or write it.
+    Sqlite(rusqlite::Error),
+    /// It belongs to another program.
+    Foreign,
+    /// A later version of this program wrote it.
+    Newer(usize),
+}
+
+impl From<rusqlite::Error> for Unusable {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+/// Brings the schema up to date.
+pub(super) fn migrate(db: &mut Connection) -> Result<(), Unusable> {
+    let change = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let version = check(&change)?;
+    for (next, migration) in (version + 1..).zip(&MIGRATIONS[version..]) {
+        change.execute_batch(migration)?;
+        change.pragma_update(None, "user_version", next)?;
+    }
+    change.commit()?;
+    Ok(())
+}
+
+fn check(db: &Transaction<'_>) -> Result<usize, Unusable> {
+    let number = |pragma| db.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
+    let version = usize::try_from(number("user_version")?).unwrap_or(usize::MAX);
+    let application = number("application_id")?;
+    let tables: u32 = db.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
+    if tables == 0 {
+        db.pragma_update(None, "application_id", APPLICATION_ID)?;
+        return Ok(0);
+    }
+    if application != APPLICATION_ID {
+        return Err(Unusable::Foreign);
+    }
+    if version > MIGRATIONS.len() {
+        return Err(Unusable::Newer(version));
+    }
+    Ok(version)
+}

@@ -1,0 +1,275 @@
+//! The work on one paid job: the backend's answer, sent in pieces as it comes or whole at the end.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use nostr::Event;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::backend::{Backend, BackendError, GenerateRequest, Generated};
+use super::event::{ProviderEvent, Reporter};
+use super::job::{Address, Job};
+use super::pieces;
+use super::pricing::Refusal;
+use super::store::Finish;
+use super::voice::{Unspeakable, Voice};
+use crate::protocol::message::{AgentMessage, JobResult, StreamChunk};
+use crate::relay::RelayError;
+
+/// The longest that a backend may take.
+const WORK: Duration = Duration::from_secs(600);
+
+/// The first chunk goes out at once; then chunks are gathered for this long, since relays limit the rate.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// How long one chunk is tried before streaming ends and the rest waits for the end.
+const CHUNK_PATIENCE: Duration = Duration::from_secs(15);
+
+/// The longest result that is delivered. Far more than the tokens on offer make.
+const MAX_RESULT_BYTES: usize = 1024 * 1024;
+
+/// Chunks of the backend that may wait.
+const WAITING_CHUNKS: usize = 64;
+
+/// What work on a job needs.
+#[derive(Debug)]
+pub(super) struct Workshop {
+    pub(super) voice: Voice,
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) reporter: Reporter,
+}
+
+impl Workshop {
+    /// Does a job. What is still to be published comes back signed; nothing of it was published.
+    pub(super) async fn work(&self, job: &Job) -> Finish {
+        // What an earlier run published can't be taken back, and new chunks might not fit to it.
+        let stream = job.stream && job.attempts == 0;
+        let (chunks, from_backend) = mpsc::channel(WAITING_CHUNKS);
+        let mut outflow = Outflow::new(self, job.address, stream);
+        let (made, ()) = tokio::join!(self.generate(job, chunks), outflow.run(from_backend));
+        let outcome = match made {
+            Ok(made) => outflow
+                .finish(&made.text)
+                .map(|messages| (messages, made.tokens))
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match outcome {
+            Ok((messages, tokens)) => Finish {
+                error: None,
+                messages,
+                tokens,
+            },
+            Err(why) => self.failure(job, why),
+        }
+    }
+
+    /// The end of a job that there is no result for.
+    pub(super) fn failure(&self, job: &Job, why: String) -> Finish {
+        let said = "the provider could not do this job";
+        let mut messages = Vec::new();
+        let refusal = Refusal::new("failed", said);
+        let no = self.voice.refusal(job.address, &refusal);
+        let in_old_words = job.deployed.then(|| {
+            let result = JobResult {
+                job_id: job.address.job_id(),
+                result: format!("Error: {said}"),
+            };
+            self.voice
+                .answer(job.address, &AgentMessage::JobResult(result))
+        });
+        for message in std::iter::once(no).chain(in_old_words) {
+            match message {
+                Ok(message) => messages.push(message),
+                Err(error) => tracing::error!(%error, "a failure can't be told"),
+            }
+        }
+        Finish {
+            error: Some(why),
+            messages,
+            tokens: None,
+        }
+    }
+
+    /// The backend's answer. Nothing that a backend does, panic included, comes out as anything else.
+    async fn generate(
+        &self,
+        job: &Job,
+        chunks: mpsc::Sender<String>,
+    ) -> Result<Generated, BackendError> {
+        let request = GenerateRequest {
+            model: job.model.clone(),
+            prompt: job.prompt.clone(),
+            max_tokens: job.max_tokens,
+        };
+        let generate = async { self.backend.generate(request, chunks).await };
+        let bounded = tokio::time::timeout(WORK, AssertUnwindSafe(generate).catch_unwind());
+        let made = match bounded.await {
+            Err(_) => Err(BackendError::Failed("it took too long".into())),
+            Ok(Err(_)) => Err(BackendError::Failed("it panicked".into())),
+            Ok(Ok(made)) => made,
+        }?;
+        match made.text.len() {
+            0 => Err(BackendError::Failed("its result is empty".into())),
+            1..=MAX_RESULT_BYTES => Ok(made),
+            bytes => Err(BackendError::Failed(format!(
+                "its result has {bytes} bytes"
+            ))),
+        }
+    }
+}
+
+type Sending<'a> = BoxFuture<'a, (Event, u32, Result<(), RelayError>)>;
+
+/// The backend's chunks on their way out: gathered, cut, numbered, and published one after the other.
+struct Outflow<'a> {
+    workshop: &'a Workshop,
+    to: Address,
+    /// Whether chunks go out as they come.
+    live: bool,
+    /// All that the backend has sent.
+    text: String,
+    /// How much of it has gone out, in bytes.
+    gone: usize,
+    next_seq: u32,
+    /// Signed chunks that no relay took.
+    unsent: Vec<Event>,
+}
+
+impl<'a> Outflow<'a> {
+    fn new(workshop: &'a Workshop, to: Address, live: bool) -> Self {
+        Self {
+            workshop,
+            to,
+            live,
+            text: String::new(),
+            gone: 0,
+            next_seq: 0,
+            unsent: Vec::new(),
+        }
+    }
+
+    /// Takes what the backend sends until it stops. Published is what has gathered; the rest stays for
+    /// [`finish`](Self::finish).
+    async fn run(&mut self, mut from_backend: mpsc::Receiver<String>) {
+        let mut sending: Option<Sending<'a>> = None;
+        let mut not_before = Instant::now();
+        loop {
+            let waits = sending.is_none() && self.live && self.gone < self.text.len();
+            if waits && Instant::now() >= not_before {
+                not_before = Instant::now() + GATHER;
+                sending = self.send_gathered();
+            }
+            tokio::select! {
+                biased;
+                sent = async { match sending.as_mut() {
+                    Some(sending) => sending.await,
+                    None => std::future::pending().await,
+                }} => {
+                    sending = None;
+                    self.note(sent);
+                }
+                chunk = from_backend.recv() => match chunk {
+                    Some(chunk) => self.take(&chunk),
+                    None => break,
+                },
+                () = tokio::time::sleep_until(not_before), if waits && sending.is_none() => {}
+            }
+        }
+        if let Some(sending) = sending {
+            let sent = sending.await;
+            self.note(sent);
+        }
+    }
+
+    fn take(&mut self, chunk: &str) {
+        if self.text.len() + chunk.len() <= MAX_RESULT_BYTES {
+            self.text.push_str(chunk);
+        } else {
+            // More than is delivered: the job fails by the whole text's size.
+            self.live = false;
+        }
+    }
+
+    fn send_gathered(&mut self) -> Option<Sending<'a>> {
+        let (piece, _) = pieces::split_piece(&self.text[self.gone..]);
+        let (piece, length) = (piece.to_owned(), piece.len());
+        let seq = self.next_seq;
+        let event = match self.chunk(piece, false) {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::error!(%error, "streaming ends");
+                self.live = false;
+                return None;
+            }
+        };
+        self.gone += length;
+        let voice = &self.workshop.voice;
+        Some(
+            async move {
+                let sent = voice.publish_patiently(&event, CHUNK_PATIENCE).await;
+                (event, seq, sent)
+            }
+            .boxed(),
+        )
+    }
+
+    fn note(&mut self, (event, seq, sent): (Event, u32, Result<(), RelayError>)) {
+        let job_id = self.to.job_id();
+        match sent {
+            Ok(()) => self
+                .workshop
+                .reporter
+                .say(ProviderEvent::Chunk { job_id, seq }),
+            Err(trouble) => {
+                tracing::warn!(%job_id, %trouble, "streaming ends: no relay takes a chunk");
+                self.live = false;
+                self.unsent.push(event);
+            }
+        }
+    }
+
+    fn chunk(&mut self, chunk: String, is_final: bool) -> Result<Event, Unspeakable> {
+        let message = AgentMessage::StreamChunk(StreamChunk {
+            job_id: self.to.job_id(),
+            chunk,
+            is_final,
+            seq: Some(self.next_seq),
+        });
+        self.next_seq += 1;
+        self.workshop.voice.answer(self.to, &message)
+    }
+
+    /// What remains to be published once the backend has stopped: the last chunks if there were any
+    /// before or the text needs them, and the whole text where it fits.
+    fn finish(mut self, text: &str) -> Result<Vec<Event>, Unspeakable> {
+        let mut messages = std::mem::take(&mut self.unsent);
+        // Chunks are out and can't be taken back: if the text is another one, the chunks are the result.
+        let whole = if self.next_seq > 0 && !text.starts_with(&self.text[..self.gone]) {
+            tracing::warn!(job_id = %self.to.job_id(), "the backend's text is not what it streamed");
+            std::mem::take(&mut self.text)
+        } else {
+            text.to_owned()
+        };
+        let fits = pieces::fits(&whole);
+        if self.next_seq > 0 || self.live || !fits {
+            let rest = pieces::pieces(&whole[self.gone..]);
+            let last = rest.len() - 1;
+            for (n, piece) in rest.into_iter().enumerate() {
+                messages.push(self.chunk(piece.to_owned(), n == last)?);
+            }
+        }
+        if fits {
+            let result = AgentMessage::JobResult(JobResult {
+                job_id: self.to.job_id(),
+                result: whole,
+            });
+            messages.push(self.workshop.voice.answer(self.to, &result)?);
+        }
+        Ok(messages)
+    }
+}

@@ -1,0 +1,184 @@
+//! Puts a streamed result together: pieces in any order, twice or never, into one text.
+
+use std::collections::BTreeMap;
+
+use crate::config::MAX_RESULT_BYTES;
+
+/// The most pieces that may wait for an earlier one.
+const MAX_WAITING: usize = 4096;
+
+/// The text so far. Pieces that carry a number are put in order, and a gap holds back what follows it;
+/// pieces without (deployed peers) are taken as they come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assembly {
+    text: String,
+    /// The number of the next piece wanted.
+    next: u32,
+    /// Pieces that came before their turn.
+    waiting: BTreeMap<u32, String>,
+    waiting_bytes: usize,
+    /// The number of the last piece, once it is known.
+    last: Option<u32>,
+    numbered: bool,
+    ended: bool,
+}
+
+/// What a piece did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Added {
+    /// Nothing to show: seen before, or waiting for an earlier piece.
+    Nothing,
+    /// This much more text, in order.
+    Text(String),
+    /// More than we take from anyone.
+    TooMuch,
+}
+
+/// How the whole text of a `JobResult` relates to the pieces that came before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whole {
+    /// It continues them by this much (nothing, if all pieces came).
+    Continues(String),
+    /// It is another text.
+    Contradicts,
+}
+
+impl Assembly {
+    /// Takes a piece; `seq` is its number from 0 if it has one.
+    pub fn add(&mut self, seq: Option<u32>, chunk: &str, is_final: bool) -> Added {
+        if self.ended && seq.is_none() {
+            return Added::Nothing;
+        }
+        if self.text.len() + self.waiting_bytes + chunk.len() > MAX_RESULT_BYTES {
+            return Added::TooMuch;
+        }
+        let Some(seq) = seq else {
+            self.ended |= is_final;
+            self.text.push_str(chunk);
+            return shown(chunk.to_owned());
+        };
+        self.numbered = true;
+        if is_final && self.last.is_none() {
+            self.last = Some(seq);
+        }
+        let beyond = self.last.is_some_and(|last| seq > last);
+        if seq < self.next || beyond || self.waiting.contains_key(&seq) {
+            return Added::Nothing;
+        }
+        if seq > self.next {
+            if self.waiting.len() >= MAX_WAITING {
+                return Added::TooMuch;
+            }
+            self.waiting_bytes += chunk.len();
+            self.waiting.insert(seq, chunk.to_owned());
+            return Added::Nothing;
+        }
+        let mut more = chunk.to_owned();
+        self.next = self.next.saturating_add(1);
+        while let Some(piece) = self.waiting.remove(&self.next) {
+            self.waiting_bytes -= piece.len();
+            more.push_str(&piece);
+            self.next = self.next.saturating_add(1);
+        }
+        self.text.push_str(&more);
+        shown(more)
+    }
+
+    /// Whether the stream said that it is over and nothing of it is missing.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        if self.numbered {
+            self.last.is_some_and(|last| self.next > last)
+        } else {
+            self.ended
+        }
+    }
+
+    /// Whether the pieces carry numbers, so that "complete" is more than the provider's word.
+    #[must_use]
+    pub const fn is_numbered(&self) -> bool {
+        self.numbered
+    }
+
+    /// The text so far, in order.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Holds a whole text against the pieces.
+    #[must_use]
+    pub fn compare(&self, whole: &str) -> Whole {
+        let complete_and_other = self.numbered && self.is_complete() && self.text != whole;
+        match whole.strip_prefix(&self.text) {
+            Some(rest) if !complete_and_other => Whole::Continues(rest.to_owned()),
+            _ => Whole::Contradicts,
+        }
+    }
+}
+
+fn shown(text: String) -> Added {
+    if text.is_empty() {
+        Added::Nothing
+    } else {
+        Added::Text(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fed(pieces: &[(Option<u32>, &str, bool)]) -> Assembly {
+        let mut assembly = Assembly::default();
+        for (seq, chunk, is_final) in pieces {
+            assembly.add(*seq, chunk, *is_final);
+        }
+        assembly
+    }
+
+    #[test]
+    fn order_is_restored_and_repeats_are_dropped() {
+        let a = fed(&[
+            (Some(2), "c", true),
+            (Some(0), "a", false),
+            (Some(0), "X", false),
+            (Some(1), "b", false),
+            (Some(1), "Y", false),
+            (Some(7), "beyond the end", false),
+        ]);
+        assert_eq!((a.text(), a.is_complete()), ("abc", true));
+    }
+
+    #[test]
+    fn a_gap_is_not_complete() {
+        let a = fed(&[(Some(0), "a", false), (Some(2), "c", true)]);
+        assert_eq!((a.text(), a.is_complete()), ("a", false));
+        assert_eq!(a.compare("abc"), Whole::Continues("bc".into()));
+        assert_eq!(a.compare("xbc"), Whole::Contradicts);
+    }
+
+    #[test]
+    fn a_complete_stream_allows_no_other_whole() {
+        let a = fed(&[(Some(0), "a", false), (Some(1), "b", true)]);
+        assert_eq!(a.compare("ab"), Whole::Continues(String::new()));
+        assert_eq!(a.compare("abc"), Whole::Contradicts);
+    }
+
+    #[test]
+    fn unnumbered_pieces_are_taken_as_they_come_until_the_end() {
+        let a = fed(&[(None, "a", false), (None, "b", true), (None, "c", false)]);
+        assert_eq!((a.text(), a.is_complete()), ("ab", true));
+    }
+
+    #[test]
+    fn nobody_fills_the_memory() {
+        let mut a = Assembly::default();
+        let big = "x".repeat(MAX_RESULT_BYTES);
+        assert_eq!(a.add(Some(1), &big, false), Added::Nothing);
+        assert_eq!(a.add(Some(2), "y", false), Added::TooMuch);
+        let mut a = Assembly::default();
+        let full = (1..).find(|seq| a.add(Some(*seq), "", false) == Added::TooMuch);
+        assert_eq!(full, Some(u32::try_from(MAX_WAITING).unwrap() + 1));
+    }
+}

@@ -1,0 +1,168 @@
+//! What a purchase tells whoever is watching: the events of the command line's `--json`, one to one.
+
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::ids::{JobId, PaymentHash, PurchaseId};
+use crate::protocol::Feature;
+use crate::units::{Msat, Network, UnixSecs};
+
+/// One thing that happened. Keys and ids are hex; amounts are integer millisatoshi.
+///
+/// Text in here may come from the network: escape it before it reaches a terminal.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PurchaseEvent {
+    /// A provider was heard of.
+    Provider(ProviderSeen),
+    /// The choice is made.
+    Selected {
+        /// The purchase; absent in a dry run, which is none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        purchase_id: Option<PurchaseId>,
+        /// The provider's key.
+        provider: String,
+        /// What it asks for this job, if it says.
+        price_msat: Option<Msat>,
+    },
+    /// The request is on its way.
+    Requested {
+        /// The purchase.
+        purchase_id: PurchaseId,
+        /// What both sides call the job.
+        job_id: JobId,
+    },
+    /// The provider's invoice passed every check.
+    Quoted {
+        /// The purchase.
+        purchase_id: PurchaseId,
+        /// The invoice's amount.
+        price_msat: Msat,
+        /// The invoice's hash; absent where nothing is paid.
+        payment_hash: Option<PaymentHash>,
+        /// When the quote ends.
+        expires_at: Option<UnixSecs>,
+    },
+    /// The money is set aside, and every limit allows it.
+    Reserved {
+        /// The purchase.
+        purchase_id: PurchaseId,
+        /// Price and fee cap.
+        reserved_msat: Msat,
+    },
+    /// The wallet was told to pay.
+    Paying {
+        /// The purchase.
+        purchase_id: PurchaseId,
+        /// The payment.
+        payment_hash: PaymentHash,
+    },
+    /// The wallet says that the provider has the money.
+    Paid {
+        /// The purchase.
+        purchase_id: PurchaseId,
+        /// The invoice's amount.
+        price_msat: Msat,
+        /// What routing cost on top.
+        fee_msat: Msat,
+    },
+    /// A piece of the result, in order.
+    Chunk {
+        /// The purchase.
+        purchase_id: PurchaseId,
+        /// Its place, from 0, without gaps.
+        seq: u32,
+        /// The piece.
+        text: String,
+    },
+    /// The end: delivered.
+    Result(Receipt),
+}
+
+/// A provider, and whether it suits.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ProviderSeen {
+    /// Its key.
+    pub provider: String,
+    /// What it calls itself.
+    pub name: String,
+    /// What it asks for this job, if it says.
+    pub price_msat: Option<Msat>,
+    /// The models it serves.
+    pub models: Vec<String>,
+    /// The network of its invoices, if it says.
+    pub network: Option<Network>,
+    /// Its channel.
+    pub channel: Option<String>,
+    /// What it can do beyond the plain protocol.
+    pub features: Vec<Feature>,
+    /// Whether it would be bought from.
+    pub matches: bool,
+    /// Why not: a stable word.
+    pub reason: Option<String>,
+}
+
+/// What a delivered purchase came to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Receipt {
+    /// The purchase.
+    pub purchase_id: PurchaseId,
+    /// The result.
+    pub text: String,
+    /// Who delivered it.
+    pub provider: String,
+    /// The model that was asked for, or the provider's only one.
+    pub model: Option<String>,
+    /// The invoice's amount.
+    pub price_msat: Msat,
+    /// What routing cost on top.
+    pub fee_msat: Msat,
+    /// What left the wallet: price and fee.
+    pub paid_msat: Msat,
+    /// What the ledger still holds for this purchase.
+    pub reserved_msat: Msat,
+    /// The payment; absent where nothing was paid.
+    pub payment_hash: Option<PaymentHash>,
+    /// Proof of payment, in hex, if the wallet told it.
+    pub preimage: Option<String>,
+    /// From intent to delivery.
+    pub elapsed_ms: u64,
+}
+
+impl std::fmt::Display for Receipt {
+    /// The result's text.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// The last line of a purchase that was not delivered.
+#[derive(Clone, Debug, Serialize)]
+pub struct ErrorLine {
+    /// The stable word.
+    pub code: crate::Code,
+    /// What happened and what to do.
+    pub message: String,
+    /// Whether the same request may well succeed later.
+    pub retryable: bool,
+    /// What left the wallet.
+    pub paid_msat: Msat,
+    /// What the ledger still holds.
+    pub reserved_msat: Msat,
+    /// The purchase, if there is one.
+    pub purchase_id: Option<PurchaseId>,
+}
+
+impl From<&Error> for ErrorLine {
+    fn from(error: &Error) -> Self {
+        Self {
+            code: error.code(),
+            message: error.message().to_owned(),
+            retryable: error.is_retryable(),
+            paid_msat: error.paid_msat(),
+            reserved_msat: error.reserved_msat(),
+            purchase_id: error.purchase(),
+        }
+    }
+}

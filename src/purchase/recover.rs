@@ -1,0 +1,344 @@
+//! Settles what a crash, a time-out or a lost connection left open.
+
+use std::time::Duration;
+
+use nostr::{Filter, Kind, Timestamp};
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::driver::{Engine, Run, look_up};
+use super::event::PurchaseEvent;
+use super::state::{Happening, PayBy, Phase, State, holds_money};
+use crate::config;
+use crate::error::{Code, Error, Result};
+use crate::ids::PurchaseId;
+use crate::ledger::{LedgerError, PurchaseRecord};
+use crate::relay::{RelaySession, Subscription};
+use crate::units::Msat;
+
+/// What recovery found out about one purchase.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Recovered {
+    /// The purchase.
+    pub purchase_id: PurchaseId,
+    /// Where it stood.
+    pub was: String,
+    /// Where it stands now.
+    pub state: String,
+    /// What left the wallet for it.
+    pub paid_msat: Msat,
+    /// What is still set aside for it.
+    pub reserved_msat: Msat,
+    /// The result, if it is here now.
+    pub text: Option<String>,
+    /// What keeps it from being settled.
+    pub trouble: Option<Trouble>,
+}
+
+/// What keeps a purchase from being settled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Trouble {
+    /// The stable word.
+    pub code: Code,
+    /// In words.
+    pub message: String,
+}
+
+/// How much recovery may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// What was open: money first, and results that are on the relays already. At every start.
+    Open,
+    /// That, and results of purchases that were given up as undelivered. The `recover` command.
+    All,
+}
+
+/// Recovers every purchase that no living process works on.
+///
+/// # Errors
+/// If the ledger can't be used. Trouble with one purchase is reported in its [`Recovered`].
+pub async fn recover(engine: &Engine, depth: Depth) -> Result<Vec<Recovered>> {
+    let mut done = Vec::new();
+    for record in engine.ledger.recoverable().await? {
+        let undelivered = record.state.status == crate::ledger::Status::Undelivered;
+        if undelivered && depth == Depth::Open {
+            continue;
+        }
+        done.extend(recover_one(engine, record).await?);
+    }
+    Ok(done)
+}
+
+/// Recovers one purchase; `None` if another process was quicker, or is at work on it.
+///
+/// # Errors
+/// If the ledger can't be used.
+pub async fn recover_one(engine: &Engine, record: PurchaseRecord) -> Result<Option<Recovered>> {
+    let Some(_driving) = engine.ledger.drive(record.id) else {
+        return Ok(None);
+    };
+    let record = match engine.ledger.adopt(record.id, record.version).await {
+        Ok(record) => record,
+        Err(LedgerError::Conflict(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let was = record.state.label.clone();
+    let id = record.id;
+    let trouble = settle_and_fetch(engine, record).await.err();
+    report(engine, id, was, trouble).await.map(Some)
+}
+
+/// The owner's word on a payment that no look-up decides. Logged as such.
+///
+/// # Errors
+/// If there is no such purchase, it is not in doubt, or a living process works on it.
+pub async fn resolve(engine: &Engine, id: &str, paid: bool) -> Result<Recovered> {
+    let record = engine.ledger.find(id).await?;
+    let busy = || {
+        Error::new(
+            Code::Usage,
+            "a living process works on this purchase: stop it, or let it finish",
+        )
+    };
+    let _driving = engine.ledger.drive(record.id).ok_or_else(busy)?;
+    let record = match engine.ledger.adopt(record.id, record.version).await {
+        Err(LedgerError::Conflict(_)) => return Err(busy()),
+        other => other?,
+    };
+    let mut state = read(&record)?;
+    if !matches!(state.phase, Phase::Paying(_) | Phase::Unknown { .. }) {
+        let message = format!(
+            "purchase {} is {}, not in doubt: there is nothing to resolve",
+            record.id, record.state.label
+        );
+        return Err(Error::new(Code::Usage, message));
+    }
+    let was = record.state.label.clone();
+    apply(
+        engine,
+        &mut state,
+        record.version,
+        Happening::Resolved { paid },
+    )
+    .await?;
+    report(engine, record.id, was, None).await
+}
+
+fn read(record: &PurchaseRecord) -> Result<State> {
+    State::from_row(&record.state)
+        .map_err(|error| Error::new(Code::Ledger, format!("purchase {}: {error}", record.id)))
+}
+
+/// Money first, then the result.
+async fn settle_and_fetch(engine: &Engine, record: PurchaseRecord) -> Result<(), Trouble> {
+    let mut state = read(&record)?;
+    let mut version = record.version;
+    match &state.phase {
+        Phase::Requested | Phase::Quoted(_) => {
+            apply(engine, &mut state, version, Happening::Interrupted).await?;
+        }
+        Phase::Paying(_) | Phase::Unknown { .. } => {
+            version = decide_payment(engine, &mut state, version).await?;
+        }
+        Phase::Awaiting { .. }
+        | Phase::Undelivered { .. }
+        | Phase::Delivered { .. }
+        | Phase::Failed { .. } => {}
+    }
+    if matches!(
+        state.phase,
+        Phase::Awaiting { .. } | Phase::Undelivered { .. }
+    ) {
+        fetch_result(engine, state, version).await?;
+    }
+    Ok(())
+}
+
+/// Asks the wallet that paid until it decides, for a bounded while.
+async fn decide_payment(
+    engine: &Engine,
+    state: &mut State,
+    mut version: u64,
+) -> Result<u64, Trouble> {
+    let (Some(wallet), PayBy::Invoice(paid_by)) = (&engine.wallet, &state.terms.pay_by) else {
+        return Err(Trouble {
+            code: Code::Wallet,
+            message: "only the wallet that paid can say what became of the payment, and none is configured".to_owned(),
+        });
+    };
+    if wallet.id() != paid_by {
+        return Err(Trouble {
+            code: Code::PaymentUnknown,
+            message: format!(
+                "only {paid_by} can say what became of the payment, and this is {}",
+                wallet.id()
+            ),
+        });
+    }
+    let Some(invoice) = state.phase.quote().and_then(|quote| quote.invoice.clone()) else {
+        return Err(Trouble {
+            code: Code::Internal,
+            message: "a payment without an invoice".to_owned(),
+        });
+    };
+    let until = Instant::now() + config::RECOVER_PATIENCE;
+    let mut pause = Duration::ZERO;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let Ok(found) = timeout(left, look_up(&**wallet, invoice.payment_hash, pause)).await else {
+            break;
+        };
+        version = apply(engine, state, version, found).await?;
+        if !matches!(state.phase, Phase::Paying(_) | Phase::Unknown { .. }) {
+            return Ok(version);
+        }
+        pause = (pause * 2).clamp(config::LOOK_UP_FIRST, config::LOOK_UP_LONGEST);
+    }
+    apply(engine, state, version, Happening::GiveUpLooking).await?;
+    let (code, message) = match wallet.outgoing(invoice.payment_hash).await {
+        Ok(_) => (
+            Code::PaymentUnknown,
+            "the wallet has not decided this payment yet; its money stays reserved".to_owned(),
+        ),
+        Err(error) => (Code::Network, format!("{error}; the money stays reserved")),
+    };
+    Err(Trouble { code, message })
+}
+
+/// Takes one step outside of a [`Run`]: decide and commit, without effects.
+async fn apply(
+    engine: &Engine,
+    state: &mut State,
+    version: u64,
+    happening: Happening,
+) -> Result<u64> {
+    let now = super::step::Now {
+        at: engine.clock.now(),
+        elapsed_ms: state.elapsed_ms(engine.clock.now()),
+    };
+    let step = super::step::step(state, happening, now);
+    if !step.save {
+        return Ok(version);
+    }
+    let row = state
+        .to_row()
+        .map_err(|error| Error::new(Code::Internal, error.to_string()))?;
+    let entries = step
+        .entries
+        .into_iter()
+        .filter_map(|booking| match booking {
+            super::state::Booking::Plain(entry) => Some(entry),
+            // Recovery never sets money aside: none of what it feeds the machine asks for it.
+            super::state::Booking::Reserve { .. } => None,
+        })
+        .collect();
+    Ok(engine
+        .ledger
+        .commit(state.terms.id, version, row, entries)
+        .await?)
+}
+
+/// Fetches a result that is on the relays, or comes while the buyer would still have waited for it.
+async fn fetch_result(engine: &Engine, mut state: State, version: u64) -> Result<(), Trouble> {
+    let now = engine.clock.now();
+    let patience = state
+        .terms
+        .deadline
+        .until(now)
+        .clamp(config::RECOVER_STORED, config::RECOVER_PATIENCE);
+    // What was on the way when the process died is read again from the relays.
+    state.stream = super::assembly::Assembly::default();
+    state.shown = 0;
+    let answers = subscribe(&*engine.relays, &state, patience).await?;
+    let (tell, mut told) = mpsc::channel::<PurchaseEvent>(16);
+    let started = Instant::now()
+        .checked_sub(Duration::from_secs(now.since(state.terms.started_at)))
+        .unwrap_or_else(Instant::now);
+    let deadline = Instant::now() + patience;
+    let overdue = state.terms.deadline <= now;
+    let run = Run::new(engine, state, version, &tell, started, deadline).stored_only(overdue);
+    let never = CancellationToken::new();
+    let outcome = {
+        let driving = run.drive(answers, &never);
+        tokio::pin!(driving);
+        loop {
+            tokio::select! {
+                outcome = &mut driving => break outcome,
+                // The pieces are in the result.
+                _ = told.recv() => {}
+            }
+        }
+    };
+    match outcome {
+        Ok(_) => Ok(()),
+        // Paid, and still no result: that is what the record says now, and no trouble of recovery's.
+        Err(error) if error.code() == Code::Undelivered => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Subscribes to what the provider of a purchase says in its channel, from well before the request was
+/// made: clocks differ by minutes.
+///
+/// # Errors
+/// If no relay can be reached.
+pub async fn subscribe(
+    relays: &dyn RelaySession,
+    state: &State,
+    within: Duration,
+) -> Result<Subscription> {
+    let since = state.terms.started_at.minus(config::CLOCK_SKEW_SECS);
+    let filter = Filter::new()
+        .kind(Kind::ChannelMessage)
+        .author(state.terms.provider)
+        .event(state.terms.channel)
+        .since(Timestamp::from_secs(since.get()));
+    relays
+        .subscribe(filter, within)
+        .await
+        .map_err(|error| Error::new(Code::Network, error.to_string()))
+}
+
+async fn report(
+    engine: &Engine,
+    id: PurchaseId,
+    was: String,
+    trouble: Option<Trouble>,
+) -> Result<Recovered> {
+    let record = engine.ledger.purchase(id).await?;
+    let state = read(&record)?;
+    let reserved = record
+        .reservation
+        .filter(|reservation| holds_money(reservation.status))
+        .map_or(Msat::ZERO, |reservation| {
+            reservation.price.saturating_add(reservation.fee_cap)
+        });
+    let paid = state
+        .phase
+        .settled()
+        .map_or(Msat::ZERO, super::state::Settled::paid);
+    let text = match state.phase {
+        Phase::Delivered { text, .. } => Some(text),
+        _ => None,
+    };
+    Ok(Recovered {
+        purchase_id: id,
+        was,
+        state: record.state.label,
+        paid_msat: paid,
+        reserved_msat: reserved,
+        text,
+        trouble,
+    })
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self {
+            code: error.code(),
+            message: error.message().to_owned(),
+        }
+    }
+}

@@ -1,0 +1,491 @@
+//! The persisted state of a purchase, what may happen to it, and what it may ask for.
+
+use nostr::{Event as NostrEvent, EventId, PublicKey};
+use serde::{Deserialize, Serialize};
+
+use super::assembly::Assembly;
+use super::event::{PurchaseEvent, Receipt};
+use crate::error::Code;
+use crate::ids::{JobId, PaymentHash, Preimage, PurchaseId, WalletId};
+use crate::ledger::{Entry, Refusal, ReservationStatus, SeenBalance, StateRow, Status};
+use crate::protocol::message::AgentMessage;
+use crate::units::{Msat, Network, UnixSecs};
+use crate::wallet::{Outgoing, PayOutcome};
+
+/// The version of the JSON below. A ledger with a later one was written by a later program.
+const VERSION: u32 = 1;
+
+/// How a purchase is paid for. Escrow kinds take their place here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PayBy {
+    /// By this wallet, when the provider's BOLT11 invoice has passed the checks.
+    Invoice(WalletId),
+    /// Not at all: the original tool's test mode, on regtest only.
+    Nothing,
+}
+
+/// What was asked, of whom, and on what terms. Fixed before the request leaves the process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// The purchase.
+    pub id: PurchaseId,
+    /// The only key whose answers count.
+    pub provider: PublicKey,
+    /// The channel it works in.
+    pub channel: EventId,
+    /// The model that is asked for.
+    pub model: Option<String>,
+    /// The signed request; its id names the job.
+    pub request: NostrEvent,
+    /// The network that the invoice must be on.
+    pub network: Network,
+    /// How it is paid.
+    pub pay_by: PayBy,
+    /// What the offer said it would cost; an invoice above it is refused.
+    pub listed: Option<Msat>,
+    /// What the buyer said it may cost; an invoice above it is refused.
+    pub max_price: Option<Msat>,
+    /// What routing may cost on top; `None`: by the rule of [`crate::config::default_fee_cap`].
+    pub max_fee: Option<Msat>,
+    /// The longest that the payee may keep the payment unclaimed, in seconds.
+    pub max_hold_secs: u64,
+    /// What the caller's idempotency key stands for, if it gave one.
+    pub fingerprint: Option<String>,
+    /// When it began.
+    pub started_at: UnixSecs,
+    /// When the buyer gives up waiting.
+    pub deadline: UnixSecs,
+}
+
+impl Terms {
+    /// What both sides call the job.
+    #[must_use]
+    pub fn job_id(&self) -> JobId {
+        JobId::of_request(&self.request.id)
+    }
+}
+
+/// An invoice that passed the checks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quote {
+    /// What it asks for.
+    pub amount: Msat,
+    /// What is to be paid; absent where nothing is.
+    pub invoice: Option<QuotedInvoice>,
+    /// Whether the peer speaks our additions: then a result that begins with `Error: ` is a result.
+    pub modern: bool,
+}
+
+/// The invoice of a quote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuotedInvoice {
+    /// BOLT11.
+    pub bolt11: String,
+    /// Its hash.
+    pub payment_hash: PaymentHash,
+    /// When it can no longer be paid.
+    pub expires_at: UnixSecs,
+}
+
+/// A payment that the wallet says arrived (or, where nothing is paid, was not needed).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settled {
+    /// The invoice's amount; zero where nothing was paid.
+    pub price: Msat,
+    /// What routing cost.
+    pub fee: Msat,
+    /// Proof of payment, if the wallet told it.
+    #[serde(with = "preimage_text")]
+    pub preimage: Option<Preimage>,
+}
+
+impl Settled {
+    /// What left the wallet.
+    #[must_use]
+    pub const fn paid(&self) -> Msat {
+        self.price.saturating_add(self.fee)
+    }
+}
+
+/// How the provider answered the request itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// The whole text.
+    Text(String),
+    /// It failed, in its own words; or what it sent is no result.
+    Failure(String),
+}
+
+/// Where a purchase stands. See the diagram in [`super`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// The request is on record and on its way; no invoice yet.
+    Requested,
+    /// An invoice passed the checks; the money is not set aside yet. Never on record.
+    Quoted(Quote),
+    /// The money is set aside and the wallet was, or is about to be, told to pay.
+    Paying(Quote),
+    /// The wallet could not say whether it paid.
+    Unknown {
+        /// What was to be paid.
+        quote: Quote,
+        /// What the wallet said.
+        reason: String,
+        /// Look-ups in a row that said "failed".
+        failed: u32,
+        /// Look-ups in a row, long after expiry, that said "no such payment".
+        missing: u32,
+    },
+    /// Paid; the result is awaited.
+    Awaiting {
+        /// What was quoted.
+        quote: Quote,
+        /// What was paid.
+        settled: Settled,
+    },
+    /// Over: paid and delivered.
+    Delivered {
+        /// What was paid.
+        settled: Settled,
+        /// The payment's hash.
+        payment_hash: Option<PaymentHash>,
+        /// The result.
+        text: String,
+        /// How long it took.
+        elapsed_ms: u64,
+    },
+    /// Paid, and no result. One that comes late is still taken.
+    Undelivered {
+        /// What was quoted.
+        quote: Quote,
+        /// What was paid.
+        settled: Settled,
+        /// Why there is none.
+        reason: String,
+    },
+    /// Over: nothing paid.
+    Failed {
+        /// The stable word of the failure.
+        code: String,
+        /// What happened.
+        message: String,
+    },
+}
+
+/// A purchase: its terms, where it stands, and what has come in of the result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    v: u32,
+    /// What was asked.
+    pub terms: Terms,
+    /// Where it stands.
+    pub phase: Phase,
+    /// The answer, while the payment is still undecided. On record only when the phase changes: an
+    /// answer that a crash loses is on the relays still.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
+    /// The stream so far. Not on record.
+    #[serde(skip)]
+    pub stream: Assembly,
+    /// Pieces shown so far. Not on record.
+    #[serde(skip)]
+    pub shown: u32,
+}
+
+/// Why a state on record can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// A later program wrote it.
+    #[error("purchase state version {0} is newer than this program: update it")]
+    Newer(u32),
+    /// It is damaged.
+    #[error("purchase state can't be read: {0}")]
+    Damaged(#[from] serde_json::Error),
+}
+
+impl State {
+    /// A purchase that is about to be asked for.
+    #[must_use]
+    pub fn new(terms: Terms) -> Self {
+        Self {
+            v: VERSION,
+            terms,
+            phase: Phase::Requested,
+            answer: None,
+            stream: Assembly::default(),
+            shown: 0,
+        }
+    }
+
+    /// Reads a state from the ledger.
+    ///
+    /// # Errors
+    /// If it is damaged or of a later version.
+    pub fn from_row(row: &StateRow) -> Result<Self, StateError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            v: u32,
+        }
+        let Versioned { v } = serde_json::from_str(&row.json)?;
+        if v > VERSION {
+            return Err(StateError::Newer(v));
+        }
+        Ok(serde_json::from_str(&row.json)?)
+    }
+
+    /// Since the purchase began, by the wall clock: for one that outlived its process.
+    #[must_use]
+    pub const fn elapsed_ms(&self, now: UnixSecs) -> u64 {
+        now.since(self.terms.started_at).saturating_mul(1000)
+    }
+
+    /// The state as the ledger keeps it.
+    ///
+    /// # Errors
+    /// If it can't be written as JSON: a bug.
+    pub fn to_row(&self) -> Result<StateRow, StateError> {
+        Ok(StateRow {
+            json: serde_json::to_string(self)?,
+            label: self.phase.label().to_owned(),
+            status: self.phase.status(),
+        })
+    }
+}
+
+impl Phase {
+    /// The name for people and for `history`.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Requested => "requested",
+            Self::Quoted(_) => "quoted",
+            Self::Paying(_) => "paying",
+            Self::Unknown { .. } => "payment_unknown",
+            Self::Awaiting { .. } => "paid",
+            Self::Delivered { .. } => "delivered",
+            Self::Undelivered { .. } => "undelivered",
+            Self::Failed { .. } => "failed",
+        }
+    }
+
+    /// What the ledger must know of it.
+    #[must_use]
+    pub const fn status(&self) -> Status {
+        match self {
+            Self::Requested
+            | Self::Quoted(_)
+            | Self::Paying(_)
+            | Self::Unknown { .. }
+            | Self::Awaiting { .. } => Status::Open,
+            Self::Delivered { .. } => Status::Delivered,
+            Self::Undelivered { .. } => Status::Undelivered,
+            Self::Failed { .. } => Status::Failed,
+        }
+    }
+
+    /// The quote, once there is one.
+    #[must_use]
+    pub const fn quote(&self) -> Option<&Quote> {
+        match self {
+            Self::Quoted(quote)
+            | Self::Paying(quote)
+            | Self::Unknown { quote, .. }
+            | Self::Awaiting { quote, .. }
+            | Self::Undelivered { quote, .. } => Some(quote),
+            Self::Requested | Self::Delivered { .. } | Self::Failed { .. } => None,
+        }
+    }
+
+    /// What was paid, once that is certain.
+    #[must_use]
+    pub const fn settled(&self) -> Option<&Settled> {
+        match self {
+            Self::Awaiting { settled, .. }
+            | Self::Delivered { settled, .. }
+            | Self::Undelivered { settled, .. } => Some(settled),
+            _ => None,
+        }
+    }
+}
+
+/// What can happen to a purchase.
+#[derive(Clone, Debug)]
+pub enum Happening {
+    /// A message in the channel, of a verified author.
+    Message {
+        /// The key that signed it.
+        from: PublicKey,
+        /// What it says.
+        message: AgentMessage,
+    },
+    /// The relays would not take the request.
+    NotSent(String),
+    /// The wallet is ready to pay the quote.
+    Prepared {
+        /// What routing may cost: the wallet's binding word, or the cap.
+        fee_cap: Msat,
+        /// The wallet's balance, where the floor needs it.
+        seen: Option<SeenBalance>,
+    },
+    /// The wallet can't pay the quote, and nothing was begun.
+    CannotPay {
+        /// Why, as a stable word.
+        code: Code,
+        /// Why, in words.
+        message: String,
+    },
+    /// A limit refused the reservation.
+    OverBudget(Refusal),
+    /// The invoice's hash was in a payment before.
+    HashUsed,
+    /// The wallet answered the order to pay.
+    PayAnswered(PayOutcome),
+    /// The wallet answered a look-up of the payment.
+    LookedUp {
+        /// What it said.
+        found: Outgoing,
+        /// Whether "no such payment" proves that there was and will be none.
+        authoritative: bool,
+    },
+    /// The wallet is not to be asked any more for now; the payment stays in doubt.
+    GiveUpLooking,
+    /// The stream was over a while ago, and no whole text followed.
+    NoWholeText,
+    /// The buyer's patience is over.
+    Deadline,
+    /// The owner stopped it.
+    Interrupted,
+    /// The owner's word on a payment in doubt.
+    Resolved {
+        /// Whether it was paid.
+        paid: bool,
+    },
+}
+
+/// What a step asks the driver to do, after the new state is on record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Say this to the provider in the channel.
+    Say(AgentMessage),
+    /// Ask the wallet whether it could pay, and what routing would cost.
+    Prepare,
+    /// Tell the wallet to pay.
+    Pay,
+    /// Ask the wallet what became of the payment, again and again until it is decided.
+    LookUp,
+    /// Come back with [`Happening::NoWholeText`] in a while.
+    AwaitWholeText,
+    /// It is over for now: tell the buyer.
+    Finish(Finish),
+}
+
+/// How it ended, for now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// With a result.
+    Delivered,
+    /// Without one.
+    Failed {
+        /// The stable word.
+        code: Code,
+        /// What happened and what to do next.
+        message: String,
+    },
+}
+
+/// One step: besides the new state, the money to be booked with it, and what to do then.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Whether the new state must be on record before anything else happens.
+    pub save: bool,
+    /// Booked in the same transaction.
+    pub entries: Vec<Booking>,
+    /// Told to the buyer once it is on record.
+    pub tell: Vec<PurchaseEvent>,
+    /// Done once it is on record.
+    pub effects: Vec<Effect>,
+}
+
+/// What to book. The driver makes a ledger [`Entry`] of it, adding the limits, which are not the
+/// purchase's to know.
+#[derive(Clone, Debug)]
+pub enum Booking {
+    /// Set aside.
+    Reserve {
+        /// The invoice's amount.
+        price: Msat,
+        /// What routing may cost.
+        fee_cap: Msat,
+        /// The payment.
+        payment_hash: PaymentHash,
+        /// The wallet.
+        wallet: WalletId,
+        /// The balance, where the floor needs it.
+        seen: Option<SeenBalance>,
+    },
+    /// Anything that needs no limits.
+    Plain(Entry),
+}
+
+impl State {
+    /// The receipt of a delivered purchase; `None` before.
+    #[must_use]
+    pub fn receipt(&self) -> Option<Receipt> {
+        let Phase::Delivered {
+            settled,
+            payment_hash,
+            text,
+            elapsed_ms,
+        } = &self.phase
+        else {
+            return None;
+        };
+        Some(Receipt {
+            purchase_id: self.terms.id,
+            text: text.clone(),
+            provider: self.terms.provider.to_hex(),
+            model: self.terms.model.clone(),
+            price_msat: settled.price,
+            fee_msat: settled.fee,
+            paid_msat: settled.paid(),
+            reserved_msat: Msat::ZERO,
+            payment_hash: *payment_hash,
+            preimage: settled.preimage.map(|preimage| preimage.reveal()),
+            elapsed_ms: *elapsed_ms,
+        })
+    }
+}
+
+/// The reservation statuses in which money is set aside.
+#[must_use]
+pub const fn holds_money(status: ReservationStatus) -> bool {
+    matches!(
+        status,
+        ReservationStatus::Reserved | ReservationStatus::InFlight | ReservationStatus::Unknown
+    )
+}
+
+mod preimage_text {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::ids::Preimage;
+
+    #[expect(clippy::ref_option, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(
+        of: &Option<Preimage>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        of.map(|preimage| preimage.reveal()).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Preimage>, D::Error> {
+        Option::<String>::deserialize(from)?
+            .map(|text| text.parse().map_err(serde::de::Error::custom))
+            .transpose()
+    }
+}

@@ -1,0 +1,116 @@
+//! What time and the owner say, and how a purchase ends before anything was paid.
+
+use super::money::give_up_looking;
+use super::provider::undelivered_message;
+use crate::error::Code;
+use crate::protocol::message::{AgentMessage, Cancel, PaymentSent};
+use crate::purchase::state::{Effect, Finish, Phase, State, Step};
+
+pub(super) fn not_sent(state: &mut State, reason: &str) -> Step {
+    match state.phase {
+        Phase::Requested => {
+            let message = format!("the request reached no relay: {reason}; nothing was paid");
+            before_payment(state, Code::Network, message)
+        }
+        _ => Step::ignored(),
+    }
+}
+
+pub(super) fn deadline(state: &mut State) -> Step {
+    match &state.phase {
+        Phase::Requested | Phase::Quoted(_) => before_payment(
+            state,
+            Code::Timeout,
+            "the provider did not answer in time; nothing was paid".to_owned(),
+        ),
+        Phase::Paying(_) | Phase::Unknown { .. } => give_up_looking(state),
+        Phase::Awaiting { .. } => {
+            let said = if state.stream.text().is_empty() {
+                "the provider took the payment and sent nothing in time"
+            } else {
+                "the provider's stream broke off"
+            };
+            no_result(state, said)
+        }
+        Phase::Undelivered {
+            settled, reason, ..
+        } => {
+            let message = undelivered_message(settled, reason);
+            Step::unsaved().then(Effect::Finish(Finish::Failed {
+                code: Code::Undelivered,
+                message,
+            }))
+        }
+        Phase::Delivered { .. } | Phase::Failed { .. } => Step::ignored(),
+    }
+}
+
+fn no_result(state: &mut State, problem: &str) -> Step {
+    let Phase::Awaiting { quote, settled } = &state.phase else {
+        return Step::ignored();
+    };
+    let message = undelivered_message(settled, problem);
+    state.phase = Phase::Undelivered {
+        quote: quote.clone(),
+        settled: settled.clone(),
+        reason: problem.to_owned(),
+    };
+    Step::saved().then(Effect::Finish(Finish::Failed {
+        code: Code::Undelivered,
+        message,
+    }))
+}
+
+pub(super) fn interrupted(state: &mut State) -> Step {
+    let (code, message) = match &state.phase {
+        Phase::Requested | Phase::Quoted(_) => {
+            let stopped = "stopped before any payment; nothing was paid".to_owned();
+            return before_payment(state, Code::Interrupted, stopped);
+        }
+        Phase::Paying(quote) | Phase::Unknown { quote, .. } => (
+            Code::Interrupted,
+            format!(
+                "stopped while {} were being paid; they stay reserved. Run `agent-customer recover`",
+                quote.amount
+            ),
+        ),
+        Phase::Awaiting { settled, .. } => (
+            Code::Interrupted,
+            format!(
+                "stopped after {} were paid, before the result came. Run `agent-customer recover` to fetch it",
+                settled.paid()
+            ),
+        ),
+        Phase::Delivered { .. } | Phase::Undelivered { .. } | Phase::Failed { .. } => {
+            return Step::ignored();
+        }
+    };
+    Step::unsaved().then(Effect::Finish(Finish::Failed { code, message }))
+}
+
+/// Ends a purchase for which nothing was paid and nothing set aside, and tells the provider so.
+pub(super) fn before_payment(state: &mut State, code: Code, message: String) -> Step {
+    if !matches!(state.phase, Phase::Requested | Phase::Quoted(_)) {
+        return Step::ignored();
+    }
+    let asked = !matches!(code, Code::Network | Code::ProviderRefused);
+    let cancel = Effect::Say(AgentMessage::Cancel(Cancel {
+        job_id: state.terms.job_id(),
+    }));
+    state.phase = Phase::Failed {
+        code: code.as_str().to_owned(),
+        message: message.clone(),
+    };
+    let mut step = Step::saved();
+    if asked {
+        step = step.then(cancel);
+    }
+    step.then(Effect::Finish(Finish::Failed { code, message }))
+}
+
+pub(super) fn payment_sent(state: &State, payment_id: &str) -> Effect {
+    Effect::Say(AgentMessage::PaymentSent(PaymentSent {
+        job_id: state.terms.job_id(),
+        payment_id: payment_id.to_owned(),
+    }))
+}

@@ -1,0 +1,274 @@
+//! What the provider says: an invoice to be authorised, pieces of a result, a result, a failure.
+
+use nostr::PublicKey;
+
+use super::Now;
+use super::ending::{before_payment, payment_sent};
+use crate::config::MIN_INVOICE_LIFE_SECS;
+use crate::error::Code;
+use crate::protocol::message::{AgentMessage, Invoice};
+use crate::purchase::assembly::{Added, Whole};
+use crate::purchase::event::PurchaseEvent;
+use crate::purchase::state::{
+    Answer, Effect, Finish, PayBy, Phase, Quote, QuotedInvoice, Settled, State, Step,
+};
+use crate::units::{Msat, UnixSecs};
+use crate::wallet::invoice;
+
+/// The `bolt11` that deployed providers without a wallet send, up to the amount.
+const MOCK_INVOICE_MARK: &str = "1mock";
+
+pub(super) fn heard(state: &mut State, from: PublicKey, message: AgentMessage, now: Now) -> Step {
+    let ours = message.job_id() == Some(&state.terms.job_id());
+    if from != state.terms.provider || !ours {
+        return Step::ignored();
+    }
+    match message {
+        AgentMessage::Invoice(invoice) => quoted(state, &invoice, now),
+        AgentMessage::StreamChunk(piece) => {
+            chunk(state, piece.seq, &piece.chunk, piece.is_final, now)
+        }
+        AgentMessage::JobResult(result) => whole_text(state, result.result, now),
+        AgentMessage::JobError(error) => {
+            let said = format!("{} ({})", error.message, error.code);
+            answered(state, Answer::Failure(said), now)
+        }
+        AgentMessage::JobAccepted(_)
+        | AgentMessage::ServiceAnnouncement(_)
+        | AgentMessage::JobRequest(_)
+        | AgentMessage::PaymentSent(_)
+        | AgentMessage::HtlcLocked(_)
+        | AgentMessage::PreimageRelease(_)
+        | AgentMessage::Cancel(_)
+        | AgentMessage::Sealed(_) => Step::ignored(),
+    }
+}
+
+fn quoted(state: &mut State, message: &Invoice, now: Now) -> Step {
+    // One invoice counts: the first. Whatever comes after it, from whomever, changes nothing.
+    if !matches!(state.phase, Phase::Requested) {
+        return Step::ignored();
+    }
+    let quote = match authorise(state, message, now.at) {
+        Ok(quote) => quote,
+        Err((code, problem)) => return before_payment(state, code, problem),
+    };
+    let tell = PurchaseEvent::Quoted {
+        purchase_id: state.terms.id,
+        price_msat: quote.amount,
+        payment_hash: quote.invoice.as_ref().map(|invoice| invoice.payment_hash),
+        expires_at: quote.invoice.as_ref().map(|invoice| invoice.expires_at),
+    };
+    if quote.invoice.is_some() {
+        state.phase = Phase::Quoted(quote);
+        return Step::unsaved().tell(tell).then(Effect::Prepare);
+    }
+    let settled = Settled {
+        price: Msat::ZERO,
+        fee: Msat::ZERO,
+        preimage: None,
+    };
+    let paid = payment_sent(state, "mock-payment-id");
+    state.phase = Phase::Awaiting { quote, settled };
+    Step::saved().tell(tell).then(paid)
+}
+
+/// Decides whether an invoice may be paid: it is the invoice that is authorised, not the message.
+fn authorise(state: &State, message: &Invoice, now: UnixSecs) -> Result<Quote, (Code, String)> {
+    let terms = &state.terms;
+    let mock = message.bolt11.starts_with("lnbcrt") && message.bolt11.ends_with(MOCK_INVOICE_MARK);
+    let ceiling = [terms.listed, terms.max_price]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(Msat::MAX);
+    let modern = message.expires_at.is_some();
+    match (&terms.pay_by, mock) {
+        (PayBy::Nothing, false) => Err((
+            Code::Wallet,
+            "the provider wants a real payment, and --no-wallet pays nothing: use a wallet, or another provider".to_owned(),
+        )),
+        (PayBy::Nothing, true) if message.amount_msats > ceiling => Err((
+            Code::BadInvoice,
+            format!(
+                "the provider asks {}, more than the {ceiling} agreed; nothing was paid",
+                message.amount_msats
+            ),
+        )),
+        (PayBy::Nothing, true) => Ok(Quote {
+            amount: message.amount_msats,
+            invoice: None,
+            modern,
+        }),
+        (PayBy::Invoice(_), _) => {
+            let terms = invoice::Terms {
+                amount: message.amount_msats,
+                ceiling,
+                network: terms.network,
+                now,
+                min_time_left_secs: MIN_INVOICE_LIFE_SECS,
+                max_hold_secs: state.terms.max_hold_secs,
+                on_hash: None,
+            };
+            let checked = invoice::check(&message.bolt11, &terms).map_err(|problem| {
+                let refused = format!("the provider's invoice was refused: {problem}; nothing was paid");
+                (Code::BadInvoice, refused)
+            })?;
+            Ok(Quote {
+                amount: checked.amount,
+                invoice: Some(QuotedInvoice {
+                    bolt11: checked.bolt11,
+                    payment_hash: checked.payment_hash,
+                    expires_at: checked.expires_at,
+                }),
+                modern,
+            })
+        }
+    }
+}
+
+fn chunk(state: &mut State, seq: Option<u32>, chunk: &str, is_final: bool, now: Now) -> Step {
+    if !may_deliver(state) {
+        return Step::ignored();
+    }
+    let mut tell = None;
+    match state.stream.add(seq, chunk, is_final) {
+        Added::TooMuch => {
+            let said = "it streams more than any result may have".to_owned();
+            return answered(state, Answer::Failure(said), now);
+        }
+        Added::Text(text) => tell = Some(show(state, text)),
+        Added::Nothing => {}
+    }
+    let ended = is_final || state.stream.is_numbered();
+    let complete = ended && state.stream.is_complete();
+    let mut step = Step::unsaved();
+    step.tell.extend(tell);
+    if complete {
+        step = step.then(Effect::AwaitWholeText);
+    }
+    step
+}
+
+fn show(state: &mut State, text: String) -> PurchaseEvent {
+    let seq = state.shown;
+    state.shown = state.shown.saturating_add(1);
+    PurchaseEvent::Chunk {
+        purchase_id: state.terms.id,
+        seq,
+        text,
+    }
+}
+
+fn whole_text(state: &mut State, text: String, now: Now) -> Step {
+    let modern = state.phase.quote().is_some_and(|quote| quote.modern);
+    if !modern && let Some(said) = text.strip_prefix("Error: ") {
+        let said = said.to_owned();
+        return answered(state, Answer::Failure(said), now);
+    }
+    // Numbered pieces are the provider's signed word on the order of the text; a whole that is not
+    // their continuation takes that word back. Pieces without numbers may have been reordered by a
+    // relay, so there the whole text is right.
+    let contradicts =
+        state.stream.is_numbered() && state.stream.compare(&text) == Whole::Contradicts;
+    if contradicts {
+        let said = "its final text is not what it streamed".to_owned();
+        return answered(state, Answer::Failure(said), now);
+    }
+    answered(state, Answer::Text(text), now)
+}
+
+pub(super) fn no_whole_text(state: &mut State, now: Now) -> Step {
+    if !state.stream.is_complete() || !may_deliver(state) || state.answer.is_some() {
+        return Step::ignored();
+    }
+    let text = state.stream.text().to_owned();
+    answered(state, Answer::Text(text), now)
+}
+
+/// Whether a result may still be taken: once the provider could know that it is paid, until it is
+/// delivered. Before there is a quote, only a failure is an answer.
+const fn may_deliver(state: &State) -> bool {
+    matches!(
+        state.phase,
+        Phase::Paying(_)
+            | Phase::Unknown { .. }
+            | Phase::Awaiting { .. }
+            | Phase::Undelivered { .. }
+    )
+}
+
+fn answered(state: &mut State, answer: Answer, now: Now) -> Step {
+    match (&state.phase, answer) {
+        (Phase::Requested | Phase::Quoted(_), Answer::Failure(said)) => before_payment(
+            state,
+            Code::ProviderRefused,
+            format!("the provider refused: {said}; nothing was paid"),
+        ),
+        // A result before a payment is nobody's promise kept: not asked for, not trusted.
+        (Phase::Requested | Phase::Quoted(_), Answer::Text(_))
+        | (Phase::Delivered { .. } | Phase::Failed { .. }, _) => Step::ignored(),
+        (Phase::Paying(_) | Phase::Unknown { .. }, answer) => {
+            // The provider's wallet was quicker than ours. First answer counts.
+            state.answer.get_or_insert(answer);
+            Step::unsaved()
+        }
+        (
+            Phase::Awaiting { quote, settled } | Phase::Undelivered { quote, settled, .. },
+            answer,
+        ) => {
+            let (quote, settled) = (quote.clone(), settled.clone());
+            conclude(state, quote, settled, answer, now)
+        }
+    }
+}
+
+/// The payment is settled and the answer is in.
+pub(super) fn conclude(
+    state: &mut State,
+    quote: Quote,
+    settled: Settled,
+    answer: Answer,
+    now: Now,
+) -> Step {
+    let problem = match answer {
+        Answer::Text(text) if !text.is_empty() => {
+            let rest = match state.stream.compare(&text) {
+                Whole::Continues(rest) => rest,
+                Whole::Contradicts => String::new(),
+            };
+            let last = (!rest.is_empty()).then(|| show(state, rest));
+            state.answer = None;
+            state.phase = Phase::Delivered {
+                settled,
+                payment_hash: quote.invoice.map(|invoice| invoice.payment_hash),
+                text,
+                elapsed_ms: now.elapsed_ms,
+            };
+            let mut step = Step::saved();
+            step.tell.extend(last);
+            return step.then(Effect::Finish(Finish::Delivered));
+        }
+        Answer::Text(_) => "its result is empty".to_owned(),
+        Answer::Failure(said) => said,
+    };
+    let message = undelivered_message(&settled, &problem);
+    state.phase = Phase::Undelivered {
+        quote,
+        settled,
+        reason: problem,
+    };
+    Step::saved().then(Effect::Finish(Finish::Failed {
+        code: Code::Undelivered,
+        message,
+    }))
+}
+
+pub(super) fn undelivered_message(settled: &Settled, problem: &str) -> String {
+    let paid = if settled.paid().is_zero() {
+        "nothing was paid (no wallet)".to_owned()
+    } else {
+        format!("{} were paid", settled.paid())
+    };
+    format!("no result: {problem}; {paid}. A late result is fetched by `agent-customer recover`")
+}

@@ -1,0 +1,612 @@
+//! The machine, driven by hand.
+
+use std::str::FromStr;
+
+use lightning_invoice::{Currency, InvoiceBuilder, PaymentSecret};
+use nostr::hashes::{Hash, sha256};
+use nostr::secp256k1::{Secp256k1, SecretKey};
+use nostr::{EventBuilder, EventId, Keys, Kind, PublicKey};
+use proptest::prelude::*;
+
+use super::*;
+use crate::ids::{JobId, PaymentHash, Preimage, PurchaseId, WalletId};
+use crate::ledger::{Entry, Status};
+use crate::protocol::message::{AgentMessage, Invoice, JobError, JobResult, StreamChunk};
+use crate::purchase::state::{Booking, Finish, Happening, PayBy, Phase, Terms};
+use crate::units::{Msat, Network};
+use crate::wallet::{FailureProof, Outgoing, PayOutcome};
+
+const NOW: u64 = 1_800_000_000;
+const PRICE: Msat = Msat::new(10_000);
+
+fn now() -> Now {
+    Now {
+        at: UnixSecs::new(NOW),
+        elapsed_ms: 7,
+    }
+}
+
+fn provider() -> Keys {
+    Keys::new(nostr::SecretKey::from_slice(&[3; 32]).unwrap())
+}
+
+fn preimage() -> Preimage {
+    Preimage::from_bytes([9; 32])
+}
+
+fn hash() -> PaymentHash {
+    preimage().payment_hash()
+}
+
+fn wallet() -> WalletId {
+    WalletId {
+        kind: "sim".into(),
+        account: "a".into(),
+    }
+}
+
+fn state(pay_by: PayBy) -> State {
+    let buyer = Keys::new(nostr::SecretKey::from_slice(&[5; 32]).unwrap());
+    let request = EventBuilder::new(Kind::ChannelMessage, "{}")
+        .sign_with_keys(&buyer)
+        .unwrap();
+    State::new(Terms {
+        id: PurchaseId::from_bytes([1; 16]),
+        provider: provider().public_key(),
+        channel: EventId::all_zeros(),
+        model: None,
+        request,
+        network: Network::Regtest,
+        pay_by,
+        listed: Some(PRICE),
+        max_price: None,
+        max_fee: None,
+        max_hold_secs: 86_400,
+        fingerprint: None,
+        started_at: UnixSecs::new(NOW),
+        deadline: UnixSecs::new(NOW + 120),
+    })
+}
+
+fn bolt11(amount: Msat, currency: Currency, hash: PaymentHash) -> String {
+    let key = SecretKey::from_slice(&[4; 32]).unwrap();
+    InvoiceBuilder::new(currency)
+        .description("job".into())
+        .payment_hash(sha256::Hash::from_slice(hash.as_bytes()).unwrap())
+        .payment_secret(PaymentSecret([2; 32]))
+        .duration_since_epoch(std::time::Duration::from_secs(NOW))
+        .expiry_time(std::time::Duration::from_secs(300))
+        .min_final_cltv_expiry_delta(18)
+        .amount_milli_satoshis(amount.get())
+        .build_signed(|message| Secp256k1::new().sign_ecdsa_recoverable(message, &key))
+        .unwrap()
+        .to_string()
+}
+
+fn invoice(state: &State) -> Invoice {
+    Invoice {
+        expires_at: Some(UnixSecs::new(NOW + 300)),
+        ..Invoice::new(
+            state.terms.job_id(),
+            bolt11(PRICE, Currency::Regtest, hash()),
+            PRICE,
+        )
+    }
+}
+
+fn says(message: AgentMessage) -> Happening {
+    Happening::Message {
+        from: provider().public_key(),
+        message,
+    }
+}
+
+fn result(state: &State, text: &str) -> Happening {
+    says(AgentMessage::JobResult(JobResult {
+        job_id: state.terms.job_id(),
+        result: text.into(),
+    }))
+}
+
+fn piece(state: &State, seq: Option<u32>, text: &str, is_final: bool) -> Happening {
+    says(AgentMessage::StreamChunk(StreamChunk {
+        job_id: state.terms.job_id(),
+        chunk: text.into(),
+        is_final,
+        seq,
+    }))
+}
+
+fn paid() -> Happening {
+    Happening::PayAnswered(PayOutcome::Paid {
+        preimage: Some(preimage()),
+        fee: Msat::new(21),
+    })
+}
+
+fn doubt() -> Happening {
+    Happening::PayAnswered(PayOutcome::Unknown {
+        reason: "timed out".into(),
+    })
+}
+
+/// A purchase whose wallet was told to pay.
+fn paying() -> State {
+    let mut s = state(PayBy::Invoice(wallet()));
+    let quote = says(AgentMessage::Invoice(invoice(&s)));
+    let asked = step(&mut s, quote, now());
+    assert_eq!(asked.effects, [Effect::Prepare]);
+    let prepared = Happening::Prepared {
+        fee_cap: Msat::new(50),
+        seen: None,
+    };
+    let told = step(&mut s, prepared, now());
+    assert_eq!(told.effects, [Effect::Pay]);
+    assert!(told.save);
+    assert!(matches!(
+        &told.entries[..],
+        [
+            Booking::Reserve { price: PRICE, payment_hash, .. },
+            Booking::Plain(Entry::InFlight)
+        ] if *payment_hash == hash()
+    ));
+    s
+}
+
+fn finish(step: &Step) -> Option<&Finish> {
+    step.effects.iter().find_map(|effect| match effect {
+        Effect::Finish(finish) => Some(finish),
+        _ => None,
+    })
+}
+
+fn failed_with(step: &Step) -> Option<Code> {
+    match finish(step)? {
+        Finish::Failed { code, .. } => Some(*code),
+        Finish::Delivered => None,
+    }
+}
+
+#[test]
+fn a_paid_purchase_is_delivered() {
+    let mut s = paying();
+    let settled = step(&mut s, paid(), now());
+    assert!(matches!(
+        settled.entries[..],
+        [Booking::Plain(Entry::Settle { price: PRICE, fee })] if fee == Msat::new(21)
+    ));
+    assert!(matches!(
+        settled.effects[..],
+        [Effect::Say(AgentMessage::PaymentSent(_))]
+    ));
+    let text = result(&s, "Paris");
+    let delivered = step(&mut s, text, now());
+    assert_eq!(finish(&delivered), Some(&Finish::Delivered));
+    let receipt = s.receipt().unwrap();
+    assert_eq!(receipt.text, "Paris");
+    assert_eq!(receipt.paid_msat, Msat::new(10_021));
+    assert_eq!(receipt.preimage, Some(preimage().reveal()));
+}
+
+#[test]
+fn only_the_selected_provider_is_heard_and_only_on_this_job() {
+    let stranger = Keys::new(nostr::SecretKey::from_slice(&[8; 32]).unwrap());
+    let mut s = state(PayBy::Invoice(wallet()));
+    let forged = Happening::Message {
+        from: stranger.public_key(),
+        message: AgentMessage::Invoice(invoice(&s)),
+    };
+    let of_another_job = says(AgentMessage::Invoice(Invoice {
+        job_id: JobId::from_wire("job_0000000000000000"),
+        ..invoice(&s)
+    }));
+    for happening in [forged, of_another_job] {
+        let before = s.clone();
+        let ignored = step(&mut s, happening, now());
+        assert!(ignored.effects.is_empty() && !ignored.save);
+        assert_eq!(s, before);
+    }
+}
+
+#[test]
+fn an_invoice_that_fails_a_check_ends_the_purchase_unpaid() {
+    let other = Msat::new(10_001);
+    let good = |s: &State| invoice(s);
+    type Make = fn(&State) -> Invoice;
+    let cases: [(&str, Make); 5] = [
+        ("another amount than it says", |s| Invoice {
+            amount_msats: Msat::new(9_999),
+            ..invoice(s)
+        }),
+        ("above the listed price", |s| Invoice {
+            bolt11: bolt11(Msat::new(10_001), Currency::Regtest, hash()),
+            amount_msats: Msat::new(10_001),
+            ..invoice(s)
+        }),
+        ("another network", |s| Invoice {
+            bolt11: bolt11(PRICE, Currency::Bitcoin, hash()),
+            ..invoice(s)
+        }),
+        ("a mock", |s| Invoice {
+            bolt11: "lnbcrt100n1mock".into(),
+            ..invoice(s)
+        }),
+        ("garbage", |s| Invoice {
+            bolt11: "lnbcrt1\u{0}".into(),
+            ..invoice(s)
+        }),
+    ];
+    for (what, make) in cases {
+        let mut s = state(PayBy::Invoice(wallet()));
+        let refused = says(AgentMessage::Invoice(make(&s)));
+        let ended = step(&mut s, refused, now());
+        assert_eq!(failed_with(&ended), Some(Code::BadInvoice), "{what}");
+        assert_eq!(s.phase.status(), Status::Failed);
+        // Nothing that comes later revives it.
+        let late = says(AgentMessage::Invoice(good(&s)));
+        assert!(step(&mut s, late, now()).effects.is_empty());
+    }
+    let mut s = state(PayBy::Invoice(wallet()));
+    s.terms.listed = None;
+    s.terms.max_price = Some(PRICE);
+    let above_max = says(AgentMessage::Invoice(Invoice {
+        bolt11: bolt11(other, Currency::Regtest, hash()),
+        amount_msats: other,
+        ..invoice(&s)
+    }));
+    assert_eq!(
+        failed_with(&step(&mut s, above_max, now())),
+        Some(Code::BadInvoice)
+    );
+}
+
+#[test]
+fn a_second_invoice_changes_nothing() {
+    let mut s = paying();
+    let before = s.clone();
+    let second = says(AgentMessage::Invoice(Invoice {
+        bolt11: bolt11(
+            Msat::new(1),
+            Currency::Regtest,
+            PaymentHash::from_bytes([7; 32]),
+        ),
+        amount_msats: Msat::new(1),
+        ..invoice(&s)
+    }));
+    assert!(step(&mut s, second, now()).effects.is_empty());
+    assert_eq!(s, before);
+}
+
+#[test]
+fn doubt_keeps_the_money_and_only_a_look_up_decides() {
+    let mut s = paying();
+    let unknown = step(&mut s, doubt(), now());
+    assert!(matches!(
+        unknown.entries[..],
+        [Booking::Plain(Entry::Unknown { .. })]
+    ));
+    for found in [Outgoing::InFlight, Outgoing::NotFound] {
+        let looked = Happening::LookedUp {
+            found,
+            authoritative: false,
+        };
+        assert!(step(&mut s, looked, now()).entries.is_empty());
+    }
+    assert_eq!(
+        failed_with(&step(&mut s, Happening::GiveUpLooking, now())),
+        Some(Code::PaymentUnknown)
+    );
+    assert_eq!(s.phase.status(), Status::Open);
+    let later = Happening::LookedUp {
+        found: Outgoing::Paid {
+            preimage: None,
+            fee: Msat::ZERO,
+        },
+        authoritative: false,
+    };
+    assert!(matches!(
+        step(&mut s, later, now()).entries[..],
+        [Booking::Plain(Entry::Settle { .. })]
+    ));
+}
+
+#[test]
+fn not_found_proves_failure_only_where_it_can() {
+    let found = |authoritative| Happening::LookedUp {
+        found: Outgoing::NotFound,
+        authoritative,
+    };
+    let mut s = paying();
+    step(&mut s, doubt(), now());
+    let mut sure = s.clone();
+    assert_eq!(
+        failed_with(&step(&mut sure, found(true), now())),
+        Some(Code::PaymentFailed)
+    );
+    // Elsewhere only an hour after the invoice expired, twice.
+    let later = Now {
+        at: UnixSecs::new(NOW + 300 + 3600),
+        elapsed_ms: 0,
+    };
+    assert!(step(&mut s, found(false), now()).effects.is_empty());
+    assert!(step(&mut s, found(false), later).effects.is_empty());
+    assert_eq!(
+        failed_with(&step(&mut s, found(false), later)),
+        Some(Code::PaymentFailed)
+    );
+}
+
+#[test]
+fn one_failed_look_up_is_not_proof_and_a_sign_of_life_starts_over() {
+    let failed = || Happening::LookedUp {
+        found: Outgoing::Failed(FailureProof::new("no route")),
+        authoritative: false,
+    };
+    let alive = Happening::LookedUp {
+        found: Outgoing::InFlight,
+        authoritative: false,
+    };
+    let mut s = paying();
+    step(&mut s, doubt(), now());
+    assert!(finish(&step(&mut s, failed(), now())).is_none());
+    step(&mut s, alive, now());
+    assert!(finish(&step(&mut s, failed(), now())).is_none());
+    assert_eq!(
+        failed_with(&step(&mut s, failed(), now())),
+        Some(Code::PaymentFailed)
+    );
+}
+
+#[test]
+fn a_result_that_outruns_the_wallet_is_kept() {
+    let mut s = paying();
+    let early = result(&s, "Paris");
+    assert!(step(&mut s, early, now()).effects.is_empty());
+    let both = step(&mut s, paid(), now());
+    assert_eq!(finish(&both), Some(&Finish::Delivered));
+    assert!(matches!(
+        both.entries[..],
+        [Booking::Plain(Entry::Settle { .. })]
+    ));
+}
+
+#[test]
+fn a_result_before_a_quote_is_not_taken() {
+    let mut s = state(PayBy::Invoice(wallet()));
+    let unasked = result(&s, "free lunch");
+    assert!(step(&mut s, unasked, now()).effects.is_empty());
+    assert_eq!(s.phase, Phase::Requested);
+}
+
+#[test]
+fn failures_of_the_provider_before_and_after_payment() {
+    let error = |s: &State| {
+        says(AgentMessage::JobError(JobError {
+            job_id: s.terms.job_id(),
+            code: "busy".into(),
+            message: "come back later".into(),
+        }))
+    };
+    let mut s = state(PayBy::Invoice(wallet()));
+    let refused = error(&s);
+    assert_eq!(
+        failed_with(&step(&mut s, refused, now())),
+        Some(Code::ProviderRefused)
+    );
+    let mut s = paying();
+    step(&mut s, paid(), now());
+    let failed = error(&s);
+    assert_eq!(
+        failed_with(&step(&mut s, failed, now())),
+        Some(Code::Undelivered)
+    );
+    assert_eq!(s.phase.status(), Status::Undelivered);
+    // A result that comes late is still taken.
+    let late = result(&s, "Paris");
+    assert_eq!(finish(&step(&mut s, late, now())), Some(&Finish::Delivered));
+}
+
+#[test]
+fn a_deployed_provider_says_error_and_ours_may_write_the_word() {
+    for (modern, delivered) in [(true, true), (false, false)] {
+        let mut s = state(PayBy::Nothing);
+        let quote = says(AgentMessage::Invoice(Invoice {
+            bolt11: "lnbcrt100n1mock".into(),
+            payment_hash: Some(s.terms.job_id().to_string()),
+            expires_at: modern.then_some(UnixSecs::new(NOW + 300)),
+            ..invoice(&s)
+        }));
+        let sent = step(&mut s, quote, now());
+        assert!(matches!(
+            &sent.effects[..],
+            [Effect::Say(AgentMessage::PaymentSent(sent))] if sent.payment_id == "mock-payment-id"
+        ));
+        let text = result(&s, "Error: Ollama is not running");
+        let ended = step(&mut s, text, now());
+        assert_eq!(finish(&ended) == Some(&Finish::Delivered), delivered);
+    }
+}
+
+#[test]
+fn an_empty_result_is_none() {
+    let mut s = paying();
+    step(&mut s, paid(), now());
+    let empty = result(&s, "");
+    assert_eq!(
+        failed_with(&step(&mut s, empty, now())),
+        Some(Code::Undelivered)
+    );
+}
+
+#[test]
+fn pieces_are_shown_once_and_in_order() {
+    let mut s = paying();
+    step(&mut s, paid(), now());
+    let mut told = Vec::new();
+    for (seq, text, is_final) in [
+        (1, "b", false),
+        (0, "a", false),
+        (0, "a", false),
+        (2, "c", true),
+    ] {
+        let happening = piece(&s, Some(seq), text, is_final);
+        told.extend(step(&mut s, happening, now()).tell);
+    }
+    let whole = result(&s, "abc");
+    let end = step(&mut s, whole, now());
+    told.extend(end.tell);
+    let shown: Vec<(u32, &str)> = told
+        .iter()
+        .filter_map(|event| match event {
+            PurchaseEvent::Chunk { seq, text, .. } => Some((*seq, text.as_str())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(shown, [(0, "ab"), (1, "c")]);
+    assert!(matches!(s.phase, Phase::Delivered { .. }));
+}
+
+#[test]
+fn a_whole_text_that_contradicts_its_numbered_stream_is_no_result() {
+    let mut s = paying();
+    step(&mut s, paid(), now());
+    let chunk = piece(&s, Some(0), "Paris", true);
+    step(&mut s, chunk, now());
+    let other = result(&s, "London");
+    assert_eq!(
+        failed_with(&step(&mut s, other, now())),
+        Some(Code::Undelivered)
+    );
+}
+
+#[test]
+fn a_complete_stream_without_a_whole_text_is_a_result() {
+    let mut s = paying();
+    step(&mut s, paid(), now());
+    let last = piece(&s, Some(0), "Paris", true);
+    assert_eq!(step(&mut s, last, now()).effects, [Effect::AwaitWholeText]);
+    let ended = step(&mut s, Happening::NoWholeText, now());
+    assert_eq!(finish(&ended), Some(&Finish::Delivered));
+}
+
+#[test]
+fn time_and_the_owner_end_each_phase_as_the_money_allows() {
+    let mut requested = state(PayBy::Invoice(wallet()));
+    let mut in_flight = paying();
+    let mut awaiting = paying();
+    step(&mut awaiting, paid(), now());
+    let mut interrupted = awaiting.clone();
+    let ends = |s: &mut State, happening| failed_with(&step(s, happening, now()));
+    assert_eq!(
+        ends(&mut requested, Happening::Deadline),
+        Some(Code::Timeout)
+    );
+    assert_eq!(
+        ends(&mut in_flight, Happening::Deadline),
+        Some(Code::PaymentUnknown)
+    );
+    assert_eq!(
+        ends(&mut awaiting, Happening::Deadline),
+        Some(Code::Undelivered)
+    );
+    assert_eq!(
+        ends(&mut interrupted, Happening::Interrupted),
+        Some(Code::Interrupted)
+    );
+    assert_eq!(interrupted.phase.status(), Status::Open);
+}
+
+#[test]
+fn a_state_survives_its_row_and_a_newer_one_is_refused() {
+    let mut s = paying();
+    step(&mut s, paid(), now());
+    let row = s.to_row().unwrap();
+    assert_eq!(State::from_row(&row).unwrap(), s);
+    let newer = crate::ledger::StateRow {
+        json: row.json.replacen("{\"v\":1", "{\"v\":2", 1),
+        ..row
+    };
+    assert!(State::from_row(&newer).is_err());
+}
+
+/// Anything that can happen, in any order.
+fn any_happening() -> impl Strategy<Value = u8> {
+    0..16_u8
+}
+
+fn make(kind: u8, s: &State) -> Happening {
+    let key = PublicKey::from_str(&"ab".repeat(32)).unwrap_or(s.terms.provider);
+    match kind {
+        0 => says(AgentMessage::Invoice(invoice(s))),
+        1 => Happening::Prepared {
+            fee_cap: Msat::new(50),
+            seen: None,
+        },
+        2 => paid(),
+        3 => doubt(),
+        4 => Happening::PayAnswered(PayOutcome::InFlight),
+        5 => Happening::PayAnswered(PayOutcome::Failed(FailureProof::new("no"))),
+        6 => Happening::LookedUp {
+            found: Outgoing::NotFound,
+            authoritative: true,
+        },
+        7 => Happening::LookedUp {
+            found: Outgoing::Paid {
+                preimage: None,
+                fee: Msat::ZERO,
+            },
+            authoritative: false,
+        },
+        8 => result(s, "text"),
+        9 => piece(s, Some(0), "text", true),
+        10 => Happening::NoWholeText,
+        11 => Happening::Deadline,
+        12 => Happening::Interrupted,
+        13 => Happening::HashUsed,
+        14 => Happening::Message {
+            from: key,
+            message: AgentMessage::Invoice(invoice(s)),
+        },
+        _ => Happening::LookedUp {
+            found: Outgoing::Failed(FailureProof::new("no")),
+            authoritative: false,
+        },
+    }
+}
+
+proptest! {
+    /// Whatever happens in whatever order: the wallet is told to pay at most once, money is set aside
+    /// before, settled or released at most once, never both, and a finished purchase stays finished.
+    #[test]
+    fn money_moves_at_most_once(kinds in proptest::collection::vec(any_happening(), 0..40)) {
+        let mut s = state(PayBy::Invoice(wallet()));
+        let (mut reserved, mut pays, mut settled, mut released) = (0, 0, 0, 0);
+        for kind in kinds {
+            let closed_before = matches!(s.phase, Phase::Delivered { .. } | Phase::Failed { .. });
+            let before = s.phase.clone();
+            let happening = make(kind, &s);
+            let taken = step(&mut s, happening, now());
+            for entry in &taken.entries {
+                match entry {
+                    Booking::Reserve { .. } => reserved += 1,
+                    Booking::Plain(Entry::Settle { .. }) => settled += 1,
+                    Booking::Plain(Entry::Release { .. }) => released += 1,
+                    Booking::Plain(_) => {}
+                }
+            }
+            let told = taken.effects.iter().filter(|effect| **effect == Effect::Pay).count();
+            pays += told;
+            prop_assert!(told == 0 || reserved == 1);
+            prop_assert!(reserved <= 1 && pays <= 1);
+            prop_assert!(settled + released <= reserved);
+            prop_assert!(taken.save || taken.entries.is_empty());
+            if closed_before {
+                prop_assert_eq!(&before, &s.phase);
+                prop_assert!(taken.effects.is_empty());
+            }
+            if s.phase.settled().is_some() {
+                prop_assert_eq!(settled, 1);
+            }
+        }
+    }
+}
