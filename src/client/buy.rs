@@ -50,7 +50,10 @@ pub(super) async fn buy(
     let deadline = started + request.timeout;
     check(&request)?;
     if !ready.buys {
-        return Err(Error::new(Code::Wallet, "this client only looks: it has no way to pay"));
+        return Err(Error::new(
+            Code::Wallet,
+            "this client only looks: it has no way to pay",
+        ));
     }
     let attempt = Attempt {
         ready,

@@ -59,7 +59,11 @@ pub async fn run(settings: Settings, tick: Option<String>, out: &Output) -> Resu
     out.object(&budget);
     let scope = settings.scope();
     let play = if scope.play_money { ", play money" } else { "" };
-    out.line(&format!("today ({}{play}): {}", scope.network, words(&budget.daily)));
+    out.line(&format!(
+        "today ({}{play}): {}",
+        scope.network,
+        words(&budget.daily)
+    ));
     if let (Some(counted), Some(tick)) = (&budget.tick, &tick) {
         out.line(&format!("tick {tick}: {}", words(counted)));
     }

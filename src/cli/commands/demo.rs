@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 use crate::cli::customer::DemoArgs;
 use crate::cli::output::Output;
 use crate::cli::settings::{SimChoice, WalletChoice};
-use crate::cli::watch::{short, summary, waiting_for, watch};
 use crate::cli::wallets::open_sim;
+use crate::cli::watch::{short, summary, waiting_for, watch};
 use crate::client::{ComputeClient, PurchaseEvent, PurchaseRequest};
 use crate::clock::Clock;
 use crate::config::{Config, Home, Role};
@@ -86,8 +86,9 @@ impl Market {
     async fn open_for_business(&self, stream: bool, out: &Output) -> Result<Seller> {
         let identity = self.identity(Role::Provider)?;
         let wallet = open_sim(&self.sim, &identity).await?;
-        let relays = RelayPoolSession::connect(std::slice::from_ref(&self.relay), PoolOptions::default())
-            .map_err(|error| Error::new(Code::Network, error.to_string()))?;
+        let relays =
+            RelayPoolSession::connect(std::slice::from_ref(&self.relay), PoolOptions::default())
+                .map_err(|error| Error::new(Code::Network, error.to_string()))?;
         let key = identity.public_key().to_hex();
         let parts = Parts {
             identity,
@@ -137,7 +138,10 @@ impl Market {
             while told.recv().await.is_some() {}
             Ok(())
         });
-        out.note(&format!("provider   {} sells `echo` for {price}", short(&key)));
+        out.note(&format!(
+            "provider   {} sells `echo` for {price}",
+            short(&key)
+        ));
         Ok(seller)
     }
 
@@ -147,7 +151,10 @@ impl Market {
         let key = identity.public_key().to_hex();
         let wallet = open_sim(&self.sim, &identity).await?;
         let balance = wallet.balance().await.map_err(crate::cli::wallets::told)?;
-        out.note(&format!("customer   {} has {balance} of play money", short(&key)));
+        out.note(&format!(
+            "customer   {} has {balance} of play money",
+            short(&key)
+        ));
         let client = ComputeClient::builder()
             .home(self.home.clone())
             .config(Config::default())
@@ -175,7 +182,9 @@ impl Market {
 /// A step of the purchase as a line for people.
 fn step(event: &PurchaseEvent) -> Option<String> {
     Some(match event {
-        PurchaseEvent::Provider(seen) => format!("found      {} ({})", short(&seen.provider), seen.name),
+        PurchaseEvent::Provider(seen) => {
+            format!("found      {} ({})", short(&seen.provider), seen.name)
+        }
         PurchaseEvent::Selected { provider, .. } => format!("selected   {}", short(provider)),
         PurchaseEvent::Requested { job_id, .. } => format!("requested  {job_id}"),
         PurchaseEvent::Quoted { price_msat, .. } => {
@@ -187,7 +196,11 @@ fn step(event: &PurchaseEvent) -> Option<String> {
         PurchaseEvent::Paying { payment_hash, .. } => {
             format!("paying     {}", short(&payment_hash.to_string()))
         }
-        PurchaseEvent::Paid { price_msat, fee_msat, .. } => {
+        PurchaseEvent::Paid {
+            price_msat,
+            fee_msat,
+            ..
+        } => {
             format!("paid       {price_msat}, fee {fee_msat}")
         }
         _ => return None,

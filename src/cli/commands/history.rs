@@ -39,7 +39,11 @@ fn line(entry: &Entry) -> String {
         (true, false) => format!("reserved {}", entry.reserved_msat),
         (true, true) => "paid nothing".to_owned(),
     };
-    let play = if entry.play_money { " (play money)" } else { "" };
+    let play = if entry.play_money {
+        " (play money)"
+    } else {
+        ""
+    };
     format!(
         "{}  {}  {:<15}  {money}{play}  {}",
         entry.purchase_id,

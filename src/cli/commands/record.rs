@@ -84,5 +84,7 @@ pub(super) async fn open_books(settings: &Settings) -> Result<Option<Ledger>> {
         return Ok(None);
     }
     let folder = settings.home.folder(Role::Customer);
-    Ok(Some(Ledger::open_read_only(&folder, Clock::system()).await?))
+    Ok(Some(
+        Ledger::open_read_only(&folder, Clock::system()).await?,
+    ))
 }

@@ -121,10 +121,14 @@ fn print(event: &ProviderEvent, out: &Output) {
         }
         ProviderEvent::Ready { pubkey, .. } => out.line(&format!("READY {}", pubkey.to_hex())),
         ProviderEvent::Chunk { .. } => {}
-        ProviderEvent::Quoted { job_id, price_msat, .. } => {
+        ProviderEvent::Quoted {
+            job_id, price_msat, ..
+        } => {
             out.note(&format!("{job_id} quoted {price_msat}"));
         }
-        ProviderEvent::Paid { job_id, price_msat, .. } => {
+        ProviderEvent::Paid {
+            job_id, price_msat, ..
+        } => {
             out.note(&format!("{job_id} paid {price_msat}"));
         }
         ProviderEvent::Queued { job_id, position } => {
@@ -135,7 +139,11 @@ fn print(event: &ProviderEvent, out: &Output) {
         ProviderEvent::Refused { job_id, code, .. } => {
             out.note(&format!("{job_id} refused: {code}"));
         }
-        ProviderEvent::Failed { job_id, price_msat, reason } => {
+        ProviderEvent::Failed {
+            job_id,
+            price_msat,
+            reason,
+        } => {
             out.note(&format!("{job_id} FAILED, {price_msat} are owed: {reason}"));
         }
         ProviderEvent::Expired { job_id } => out.note(&format!("{job_id} was not paid in time")),
