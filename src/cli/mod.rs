@@ -17,5 +17,6 @@ pub mod settings;
 pub mod signals;
 pub mod text;
 pub mod wallets;
+pub mod watch;
 
 pub use self::wallets::open_wallet;

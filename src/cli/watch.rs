@@ -146,7 +146,9 @@ pub fn provider_line(seen: &ProviderSeen) -> String {
         Some(price) => price.to_string(),
         None => "price unknown".to_owned(),
     };
-    let network = seen.network.map_or("network unknown", crate::units::Network::as_str);
+    let network = seen
+        .network
+        .map_or("network unknown", crate::units::Network::as_str);
     let features: Vec<&str> = seen.features.iter().copied().map(Feature::as_str).collect();
     let fits = match &seen.reason {
         None => "fits".to_owned(),

@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Home, Role};
 use crate::error::{Code, Error, Result};
 use crate::identity::{Identity, keystore};
-use crate::provider::backend::echo::Echo;
+use crate::provider::backend::Echo;
 use crate::provider::store::JobStore;
 use crate::provider::{self, ChannelChoice, Parts, ProviderConfig, ProviderEvent, Shutdown};
 use crate::relay::RelaySession as _;

@@ -13,7 +13,7 @@ use crate::error::Result;
 /// # Errors
 /// If no relay can be reached, or nobody is found at all.
 pub async fn run(settings: Settings, args: FindArgs, out: &Output) -> Result<()> {
-    let request = find(&FindSettings::resolve(&args, &settings)?, "");
+    let request = find(&FindSettings::resolve(&args, &settings), "");
     let client = open_looker(&settings, out).await?;
     out.status("looking for providers");
     let preview = client.preview(&request).await;
