@@ -27,8 +27,7 @@ use crate::units::Msat;
     override_usage = "agent-customer [OPTIONS] --prompt <TEXT>\n       agent-customer [GLOBAL OPTIONS] <COMMAND>",
     arg_required_else_help = true,
     after_help = help::MORE,
-    after_long_help = help::CUSTOMER,
-    disable_help_subcommand = true
+    after_long_help = help::CUSTOMER
 )]
 pub struct Customer {
     /// Flags that go anywhere.
