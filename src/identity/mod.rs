@@ -105,7 +105,7 @@ pub enum IdentityError {
         problem: String,
     },
     /// The file can't be read or written.
-    #[error("{path}: {problem}", path = path.display())]
+    #[error("{path} can't be read or written: {problem}", path = path.display())]
     Io {
         /// The file or folder.
         path: std::path::PathBuf,
