@@ -23,7 +23,7 @@ pub use self::file::ConfigError;
 pub use self::home::{Home, Role};
 pub use self::patience::*;
 pub use self::schema::KEYS;
-pub use self::select::{NotAChoice, Select};
+pub use self::select::{KeyPattern, MIN_PREFIX_DIGITS, NotASelection, Select};
 use crate::secret::SecretRef;
 use crate::units::{Msat, Network};
 

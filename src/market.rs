@@ -8,7 +8,6 @@
 //! budget comes last, so an offer left out for [`Reason::Budget`] would have been taken but for the
 //! owner's limits.
 
-mod select;
 mod verdict;
 
 use std::collections::BTreeSet;
@@ -16,8 +15,8 @@ use std::fmt;
 
 use nostr::{EventId, PublicKey};
 
-pub use self::select::{KeyPattern, MIN_PREFIX_DIGITS, NotASelection, Select};
 pub use self::verdict::Verdict;
+pub use crate::config::{KeyPattern, MIN_PREFIX_DIGITS, NotASelection, Select};
 use crate::protocol::offer::{
     ANNOUNCEMENT_MAX_AGE_SECS, LISTING_MAX_AGE_SECS, MAX_CLOCK_SKEW_SECS,
 };

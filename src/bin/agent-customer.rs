@@ -1,2 +1,7 @@
 //! Buys compute for an agent.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    agent_compute::cli::customer::main()
+}

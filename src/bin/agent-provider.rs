@@ -1,2 +1,7 @@
 //! Sells compute to agents.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    agent_compute::cli::provider::main()
+}

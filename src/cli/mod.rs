@@ -1,1 +1,22 @@
 //! The two programs.
+//!
+//! ```text
+//! words -> parse -> customer | provider (args) -> settings (flag > environment > file) -> commands -> output
+//! ```
+
+pub mod args;
+pub mod commands;
+pub mod customer;
+mod help;
+pub mod output;
+mod parse;
+mod program;
+mod prompt;
+pub mod provider;
+pub mod settings;
+pub mod signals;
+pub mod text;
+pub mod wallets;
+pub mod watch;
+
+pub use self::wallets::open_wallet;

@@ -68,12 +68,22 @@ enum Pays {
     Undecided,
     With(Arc<dyn Wallet>),
     Never,
+    LooksOnly,
+}
+
+/// What the way of paying settles.
+struct Money {
+    wallet: Option<Arc<dyn Wallet>>,
+    scope: Scope,
+    network: Option<Network>,
+    buys: bool,
 }
 
 /// A client in the making. What is not said comes from the home's `config.toml`, or its default.
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
     home: Option<Home>,
+    config: Option<Config>,
     identity: Option<Identity>,
     relays: Option<Relays>,
     pays: Pays,
@@ -89,6 +99,13 @@ impl Builder {
     #[must_use]
     pub fn home(mut self, home: Home) -> Self {
         self.home = Some(home);
+        self
+    }
+
+    /// The configuration, instead of the home's `config.toml`.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = Some(config);
         self
     }
 
@@ -118,6 +135,13 @@ impl Builder {
     #[must_use]
     pub fn no_wallet(mut self) -> Self {
         self.pays = Pays::Never;
+        self
+    }
+
+    /// Buys nothing: looks at offers, the books and the limits.
+    #[must_use]
+    pub fn looks_only(mut self) -> Self {
+        self.pays = Pays::LooksOnly;
         self
     }
 
@@ -183,8 +207,16 @@ impl Builder {
             Some(home) => home.clone(),
             None => Home::of_user()?,
         };
-        let config = Config::read(home.config_file())?.unwrap_or_default();
-        let (wallet, scope) = self.wallet_and_scope()?;
+        let config = match &self.config {
+            Some(config) => config.clone(),
+            None => Config::read(home.config_file())?.unwrap_or_default(),
+        };
+        let Money {
+            wallet,
+            scope,
+            network,
+            buys,
+        } = self.money()?;
         let identity = match &self.identity {
             Some(identity) => identity.clone(),
             None => keystore::open_or_create(&home.identity_file(Role::Customer))?.0,
@@ -207,17 +239,37 @@ impl Builder {
                 clock: self.clock.clone(),
             },
             scope,
-            network: scope.network,
+            network,
+            buys,
             allow: self.allow.clone().unwrap_or(config.policy.allow),
             deny,
             max_hold_secs: config.policy.max_hold_secs,
         })
     }
 
-    fn wallet_and_scope(&self) -> Result<(Option<Arc<dyn Wallet>>, Scope)> {
-        let wallet = match &self.pays {
-            Pays::With(wallet) => Some(Arc::clone(wallet)),
-            Pays::Never => None,
+    fn money(&self) -> Result<Money> {
+        let no_money = |network, play_money| Money {
+            wallet: None,
+            scope: Scope {
+                network,
+                play_money,
+            },
+            network: Some(network),
+            buys: true,
+        };
+        let money = match &self.pays {
+            Pays::With(wallet) => Money {
+                wallet: Some(Arc::clone(wallet)),
+                ..no_money(wallet.network(), wallet.capabilities().play_money)
+            },
+            Pays::Never => no_money(Network::Regtest, true),
+            Pays::LooksOnly => {
+                return Ok(Money {
+                    network: self.network,
+                    buys: false,
+                    ..no_money(self.network.unwrap_or(Network::Mainnet), false)
+                });
+            }
             Pays::Undecided => {
                 return Err(Error::new(
                     Code::Wallet,
@@ -225,26 +277,16 @@ impl Builder {
                 ));
             }
         };
-        let scope = match &wallet {
-            Some(wallet) => Scope {
-                network: wallet.network(),
-                play_money: wallet.capabilities().play_money,
-            },
-            None => Scope {
-                network: Network::Regtest,
-                play_money: true,
-            },
-        };
-        if let Some(wanted) = self.network
-            && wanted != scope.network
-        {
-            let message = format!(
-                "the network {wanted} was asked for, and the money is on {}",
-                scope.network
-            );
-            return Err(Error::new(Code::Usage, message));
+        match self.network {
+            Some(wanted) if wanted != money.scope.network => Err(Error::new(
+                Code::Usage,
+                format!(
+                    "the network {wanted} was asked for, and the money is on {}",
+                    money.scope.network
+                ),
+            )),
+            _ => Ok(money),
         }
-        Ok((wallet, scope))
     }
 
     fn connect(&self, configured: &[RelayUrl]) -> Result<Arc<dyn RelaySession>> {

@@ -49,6 +49,12 @@ pub(super) async fn buy(
     let started = Instant::now();
     let deadline = started + request.timeout;
     check(&request)?;
+    if !ready.buys {
+        return Err(Error::new(
+            Code::Wallet,
+            "this client only looks: it has no way to pay",
+        ));
+    }
     let attempt = Attempt {
         ready,
         request: &request,
@@ -105,7 +111,7 @@ fn policy(ready: &Ready, request: &PurchaseRequest, headroom: Option<Headroom>) 
     let mut policy = Policy::new(own, request.max_tokens);
     policy.select = request.select.clone();
     policy.model.clone_from(&request.model);
-    policy.network = Some(ready.network);
+    policy.network = ready.network;
     policy.max_price = request.max_price;
     policy.headroom = headroom;
     policy.allow.clone_from(&ready.allow);
@@ -388,7 +394,7 @@ impl Attempt<'_> {
                 .clone()
                 .or_else(|| offer.models.first().cloned()),
             request: request_event,
-            network: ready.network,
+            network: ready.scope.network,
             pay_by: match &engine.wallet {
                 Some(wallet) => PayBy::Invoice(wallet.id().clone()),
                 None => PayBy::Nothing,

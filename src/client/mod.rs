@@ -64,7 +64,10 @@ struct Inner {
 struct Ready {
     engine: Engine,
     scope: Scope,
-    network: Network,
+    /// The network of offers; `None`: any.
+    network: Option<Network>,
+    /// Whether anything is bought at all.
+    buys: bool,
     allow: Vec<nostr::PublicKey>,
     deny: Vec<nostr::PublicKey>,
     max_hold_secs: u64,

@@ -1,59 +1,58 @@
-//! How a provider is chosen.
+//! How to rank what qualifies: the words of `--select`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use nostr::PublicKey;
-use nostr::nips::nip19::{FromBech32 as _, Nip19Profile};
+use nostr::nips::nip19::{FromBech32, Nip19Profile};
 
-/// Hex digits that a prefix must have at least: fewer would soon be ambiguous, and easy to forge.
-const MIN_PREFIX_DIGITS: usize = 8;
-const KEY_DIGITS: usize = 64;
-
-/// How a provider is chosen among those that match.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How to rank the offers that qualify.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Select {
-    /// The lowest expected price.
+    /// By expected price; those that name none last, ties by the newer, then by key.
+    #[default]
     Cheapest,
-    /// The first that is heard of.
+    /// By the order in which they were heard.
     First,
-    /// The best by our own record of it.
-    Best,
-    /// This one.
-    Key(PublicKey),
-    /// The one whose key begins with these hex digits (lower case, 8 to 63 of them).
-    Prefix(String),
+    /// This provider only; its offers by price.
+    Provider(KeyPattern),
 }
 
-/// Text that says no way to choose. It is not repeated: it may be a secret key, pasted by mistake.
+/// A word that says nothing about whom to buy from. Does not quote the word: it may be a secret key
+/// that was pasted into the wrong place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "expected cheapest, first, best, or a public key (npub, nprofile, or at least 8 of its hex digits)"
-)]
-pub struct NotAChoice;
+pub enum NotASelection {
+    /// Neither a rule nor a key.
+    #[error(
+        "expected cheapest, first, or a provider's key (at least 8 hex digits, npub or nprofile)"
+    )]
+    Unknown,
+    /// Hex, but too little or too much of it.
+    #[error(
+        "a provider's key has 64 hex digits; at least the first {MIN_PREFIX_DIGITS} are needed"
+    )]
+    Digits,
+    /// `best`, which ranks by a record of providers that this version does not keep.
+    #[error("`best` ranks by our own record of providers, which this version does not keep")]
+    Best,
+    /// A secret key.
+    #[error("this is a secret key: give the provider's public key (npub)")]
+    SecretKey,
+    /// Looks like an npub or nprofile and is none.
+    #[error("not a valid npub or nprofile: a letter may be missing or wrong")]
+    Bech32,
+}
 
 impl FromStr for Select {
-    type Err = NotAChoice;
+    type Err = NotASelection;
 
-    fn from_str(text: &str) -> Result<Self, NotAChoice> {
-        match text {
-            "cheapest" => return Ok(Self::Cheapest),
-            "first" => return Ok(Self::First),
-            "best" => return Ok(Self::Best),
-            _ => {}
+    fn from_str(word: &str) -> Result<Self, NotASelection> {
+        match word {
+            "cheapest" => Ok(Self::Cheapest),
+            "first" => Ok(Self::First),
+            "best" => Err(NotASelection::Best),
+            key => key.parse().map(Self::Provider),
         }
-        if let Some(key) = whole_key(text) {
-            return Ok(Self::Key(key));
-        }
-        if let Ok(profile) = Nip19Profile::from_bech32(text) {
-            return Ok(Self::Key(profile.public_key));
-        }
-        let is_prefix = (MIN_PREFIX_DIGITS..KEY_DIGITS).contains(&text.len())
-            && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if is_prefix {
-            return Ok(Self::Prefix(text.to_ascii_lowercase()));
-        }
-        Err(NotAChoice)
     }
 }
 
@@ -62,10 +61,75 @@ impl fmt::Display for Select {
         match self {
             Self::Cheapest => f.write_str("cheapest"),
             Self::First => f.write_str("first"),
-            Self::Best => f.write_str("best"),
-            Self::Key(key) => f.write_str(&key.to_hex()),
-            Self::Prefix(digits) => f.write_str(digits),
+            Self::Provider(key) => key.fmt(f),
         }
+    }
+}
+
+/// The fewest hex digits that name a key. Fewer would fit strangers by chance.
+pub const MIN_PREFIX_DIGITS: usize = 8;
+
+const KEY_DIGITS: usize = 64;
+
+/// A provider's key, or the beginning of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPattern {
+    /// 8 to 64 lower-case hex digits.
+    digits: String,
+}
+
+impl KeyPattern {
+    /// Whether `key` is the one, or begins so.
+    #[must_use]
+    pub fn matches(&self, key: &PublicKey) -> bool {
+        key.to_hex().starts_with(&self.digits)
+    }
+
+    /// The key, if all of it was given.
+    #[must_use]
+    pub fn exact(&self) -> Option<PublicKey> {
+        PublicKey::from_hex(&self.digits).ok()
+    }
+}
+
+impl From<PublicKey> for KeyPattern {
+    fn from(key: PublicKey) -> Self {
+        let digits = key.to_hex();
+        Self { digits }
+    }
+}
+
+impl FromStr for KeyPattern {
+    type Err = NotASelection;
+
+    fn from_str(text: &str) -> Result<Self, NotASelection> {
+        let text = text.strip_prefix("nostr:").unwrap_or(text);
+        if text.bytes().all(|byte| byte.is_ascii_hexdigit()) && !text.is_empty() {
+            let digits = text.to_ascii_lowercase();
+            return match digits.len() {
+                MIN_PREFIX_DIGITS..=KEY_DIGITS => Ok(Self { digits }),
+                _ => Err(NotASelection::Digits),
+            };
+        }
+        let lower = text.to_ascii_lowercase();
+        if lower.starts_with("nsec1") || lower.starts_with("ncryptsec1") {
+            return Err(NotASelection::SecretKey);
+        }
+        let key = if lower.starts_with("npub1") {
+            PublicKey::from_bech32(text).ok()
+        } else if lower.starts_with("nprofile1") {
+            let profile = Nip19Profile::from_bech32(text);
+            profile.ok().map(|profile| profile.public_key)
+        } else {
+            return Err(NotASelection::Unknown);
+        };
+        key.map(Self::from).ok_or(NotASelection::Bech32)
+    }
+}
+
+impl fmt::Display for KeyPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.digits)
     }
 }
 
@@ -79,36 +143,61 @@ pub(super) fn whole_key(text: &str) -> Option<PublicKey> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+    use nostr::nips::nip19::ToBech32;
 
-    const HEX: &str = "17162c921dc4d2518f9a101db33695df1afb56ab82f5ff3e5da6eec3ca5cd917";
-    const NPUB: &str = "npub1zutzeysacnf9rru6zqwmxd54mud0k44tst6l70ja5mhv8jjumytsd2x7nu";
+    const KEY: &str = "e8bcf3823669444d0b49ad45d65088635d9fd8500a75b5f20b59abefa56a144f";
 
-    #[test]
-    fn words_keys_and_prefixes_are_told_apart() {
-        assert_eq!("cheapest".parse(), Ok(Select::Cheapest));
-        assert_eq!("first".parse(), Ok(Select::First));
-        assert_eq!("best".parse(), Ok(Select::Best));
-        assert!(matches!(HEX.parse(), Ok(Select::Key(key)) if key.to_hex() == HEX));
-        assert!(matches!(HEX.to_uppercase().parse(), Ok(Select::Key(key)) if key.to_hex() == HEX));
-        assert!(matches!(NPUB.parse(), Ok(Select::Key(key)) if key.to_hex() == HEX));
-        assert_eq!("17162C92".parse(), Ok(Select::Prefix("17162c92".into())));
-        assert_eq!(HEX[..63].parse(), Ok(Select::Prefix(HEX[..63].into())));
+    fn pattern(text: &str) -> Result<KeyPattern, NotASelection> {
+        text.parse()
     }
 
     #[test]
-    fn short_and_strange_choices_are_refused() {
-        let longer = format!("{HEX}00");
+    fn a_key_is_named_by_hex_npub_or_nprofile() {
+        let key = PublicKey::from_hex(KEY).unwrap();
+        let profile = Nip19Profile::new(key, []).to_bech32().unwrap();
+        let npub = key.to_bech32().unwrap();
+        let uri = format!("nostr:{npub}");
         for text in [
-            "",
-            "17162c9",
-            "cheap",
-            "zzzzzzzz",
-            "npub1zutz",
-            "é7162c92",
-            &longer,
+            KEY,
+            &KEY.to_uppercase(),
+            &npub,
+            &npub.to_uppercase(),
+            &uri,
+            &profile,
         ] {
-            assert_eq!(text.parse::<Select>(), Err(NotAChoice), "{text}");
+            assert_eq!(pattern(text).unwrap().exact(), Some(key), "{text}");
         }
+    }
+
+    #[test]
+    fn a_prefix_has_at_least_eight_digits() {
+        let key = PublicKey::from_hex(KEY).unwrap();
+        let prefix = pattern("E8BCF382").unwrap();
+        assert!(prefix.matches(&key));
+        assert_eq!(prefix.exact(), None);
+        assert!(!pattern("e8bcf383").unwrap().matches(&key));
+        assert_eq!(pattern("e8bcf38"), Err(NotASelection::Digits));
+        assert_eq!(pattern(&format!("{KEY}0")), Err(NotASelection::Digits));
+    }
+
+    #[test]
+    fn other_words_are_refused_and_never_quoted() {
+        let secret = nostr::Keys::generate().secret_key().to_bech32().unwrap();
+        let refused = secret.parse::<Select>().unwrap_err();
+        assert_eq!(refused, NotASelection::SecretKey);
+        assert!(!refused.to_string().contains(&secret[4..]));
+        for word in ["", "dearest", "nostr:", "CHEAPEST", "npu", "é"] {
+            assert_eq!(
+                word.parse::<Select>(),
+                Err(NotASelection::Unknown),
+                "{word}"
+            );
+        }
+        assert_eq!("npub1xyz".parse::<Select>(), Err(NotASelection::Bech32));
+        assert_eq!("cheapest".parse::<Select>(), Ok(Select::Cheapest));
+        assert_eq!("first".parse::<Select>(), Ok(Select::First));
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! * [`mnemonic`]: words, and the key they stand for
 //! * [`keystore`]: the file an identity is kept in
+//! * [`source`]: environment, configuration or file, in this order
 //!
 //! There is no built-in key of any kind: an identity comes from its owner, or from the randomness of
 //! the operating system on first use.
 
 pub mod keystore;
 pub mod mnemonic;
+pub mod source;
 
 use std::fmt;
 

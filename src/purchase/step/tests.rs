@@ -212,7 +212,8 @@ fn only_the_selected_provider_is_heard_and_only_on_this_job() {
 fn an_invoice_that_fails_a_check_ends_the_purchase_unpaid() {
     let other = Msat::new(10_001);
     let good = |s: &State| invoice(s);
-    let cases: [(&str, fn(&State) -> Invoice); 5] = [
+    type Make = fn(&State) -> Invoice;
+    let cases: [(&str, Make); 5] = [
         ("another amount than it says", |s| Invoice {
             amount_msats: Msat::new(9_999),
             ..invoice(s)

@@ -1,0 +1,62 @@
+//! `history`: past purchases, newest first.
+
+use jiff::Timestamp;
+
+use super::record::{Entry, open_books};
+use crate::cli::output::Output;
+use crate::cli::settings::{Settings, WalletChoice};
+use crate::error::Result;
+use crate::ledger::HistoryQuery;
+use crate::units::UnixSecs;
+
+/// How many purchases are listed.
+const MOST: u32 = 1000;
+
+/// Lists the purchases of the chosen wallet's network; of all, if no wallet or network is chosen.
+///
+/// # Errors
+/// If the ledger can't be read.
+pub async fn run(settings: Settings, out: &Output) -> Result<()> {
+    let chosen = settings.wallet != WalletChoice::Unset || settings.network.is_some();
+    let query = HistoryQuery {
+        scope: chosen.then(|| settings.scope()),
+        limit: MOST,
+    };
+    let Some(ledger) = open_books(&settings).await? else {
+        return Ok(());
+    };
+    for record in ledger.history(query).await? {
+        let entry = Entry::of(&record)?;
+        out.object(&entry);
+        out.line(&line(&entry));
+    }
+    Ok(())
+}
+
+fn line(entry: &Entry) -> String {
+    let money = match (entry.paid_msat.is_zero(), entry.reserved_msat.is_zero()) {
+        (false, _) => format!("paid {}", entry.paid_msat),
+        (true, false) => format!("reserved {}", entry.reserved_msat),
+        (true, true) => "paid nothing".to_owned(),
+    };
+    let play = if entry.play_money {
+        " (play money)"
+    } else {
+        ""
+    };
+    format!(
+        "{}  {}  {:<15}  {money}{play}  {}",
+        entry.purchase_id,
+        when(entry.created_at),
+        entry.state,
+        entry.provider.get(..16).unwrap_or_default()
+    )
+}
+
+/// A moment as people read it, in UTC.
+pub(super) fn when(at: UnixSecs) -> String {
+    i64::try_from(at.get())
+        .ok()
+        .and_then(|secs| Timestamp::from_second(secs).ok())
+        .map_or_else(|| at.get().to_string(), |time| time.to_string())
+}

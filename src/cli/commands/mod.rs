@@ -1,0 +1,17 @@
+//! One file for each command of the two programs.
+
+pub mod budget;
+pub mod buy;
+pub mod completions;
+pub mod demo;
+pub mod history;
+pub mod identity;
+pub mod jobs;
+pub mod man;
+pub mod providers;
+mod record;
+pub mod recover;
+pub mod relay;
+pub mod serve;
+pub mod show;
+pub mod wallet;

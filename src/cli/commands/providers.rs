@@ -1,0 +1,31 @@
+//! `providers`: who can be found, and why each would or would not be bought from.
+
+use super::buy::find;
+use crate::cli::customer::FindArgs;
+use crate::cli::output::Output;
+use crate::cli::settings::{FindSettings, Settings};
+use crate::cli::watch::{open_looker, provider_line};
+use crate::client::PurchaseEvent;
+use crate::error::Result;
+
+/// Lists providers, the suitable ones first.
+///
+/// # Errors
+/// If no relay can be reached, or nobody is found at all.
+pub async fn run(settings: Settings, args: FindArgs, out: &Output) -> Result<()> {
+    let request = find(&FindSettings::resolve(&args, &settings), "");
+    let client = open_looker(&settings, out).await?;
+    out.status("looking for providers");
+    let preview = client.preview(&request).await;
+    client.close().await;
+    out.clear_status();
+    let preview = preview?;
+    if preview.providers.is_empty() {
+        preview.selected?;
+    }
+    for seen in preview.providers {
+        out.line(&provider_line(&seen));
+        out.object(&PurchaseEvent::Provider(seen));
+    }
+    Ok(())
+}

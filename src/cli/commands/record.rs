@@ -1,0 +1,90 @@
+//! A purchase on record, as `history` and `show` print it.
+
+use serde::Serialize;
+
+use crate::cli::settings::Settings;
+use crate::clock::Clock;
+use crate::config::Role;
+use crate::error::{Code, Error, Result};
+use crate::ids::{JobId, PaymentHash, PurchaseId};
+use crate::ledger::{Ledger, PurchaseRecord};
+use crate::purchase::state::{Phase, Settled, State, holds_money};
+use crate::units::{Msat, Network, UnixSecs};
+
+/// One purchase. Amounts are integer millisatoshi.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Entry {
+    pub(super) purchase_id: PurchaseId,
+    pub(super) created_at: UnixSecs,
+    pub(super) updated_at: UnixSecs,
+    pub(super) state: String,
+    pub(super) provider: String,
+    pub(super) model: Option<String>,
+    pub(super) job_id: JobId,
+    pub(super) network: Network,
+    pub(super) play_money: bool,
+    pub(super) tick: Option<String>,
+    pub(super) idempotency_key: Option<String>,
+    pub(super) price_msat: Option<Msat>,
+    pub(super) fee_msat: Msat,
+    pub(super) paid_msat: Msat,
+    pub(super) reserved_msat: Msat,
+    pub(super) payment_hash: Option<PaymentHash>,
+    pub(super) wallet: Option<String>,
+}
+
+impl Entry {
+    pub(super) fn of(record: &PurchaseRecord) -> Result<Self> {
+        let state = read(record)?;
+        let settled = state.phase.settled();
+        let reserved = record
+            .reservation
+            .as_ref()
+            .filter(|reservation| holds_money(reservation.status))
+            .map_or(Msat::ZERO, |r| r.price.saturating_add(r.fee_cap));
+        Ok(Self {
+            purchase_id: record.id,
+            created_at: record.created_at,
+            updated_at: record.updated_at,
+            state: record.state.label.clone(),
+            provider: state.terms.provider.to_hex(),
+            model: state.terms.model.clone(),
+            job_id: state.terms.job_id(),
+            network: record.scope.network,
+            play_money: record.scope.play_money,
+            tick: record.tick.clone(),
+            idempotency_key: record.idempotency_key.clone(),
+            price_msat: record.reservation.as_ref().map(|r| r.price),
+            fee_msat: settled.map_or(Msat::ZERO, |settled| settled.fee),
+            paid_msat: settled.map_or(Msat::ZERO, Settled::paid),
+            reserved_msat: reserved,
+            payment_hash: record.reservation.as_ref().map(|r| r.payment_hash),
+            wallet: record.reservation.as_ref().map(|r| r.wallet.to_string()),
+        })
+    }
+}
+
+pub(super) fn read(record: &PurchaseRecord) -> Result<State> {
+    State::from_row(&record.state)
+        .map_err(|error| Error::new(Code::Ledger, format!("purchase {}: {error}", record.id)))
+}
+
+/// Why a purchase ended as it did, in words.
+pub(super) fn reason(phase: &Phase) -> Option<&str> {
+    match phase {
+        Phase::Unknown { reason, .. } | Phase::Undelivered { reason, .. } => Some(reason),
+        Phase::Failed { message, .. } => Some(message),
+        _ => None,
+    }
+}
+
+/// The ledger, to be read only; `None` if nothing was ever bought from this home.
+pub(super) async fn open_books(settings: &Settings) -> Result<Option<Ledger>> {
+    if !settings.home.ledger_file().exists() {
+        return Ok(None);
+    }
+    let folder = settings.home.folder(Role::Customer);
+    Ok(Some(
+        Ledger::open_read_only(&folder, Clock::system()).await?,
+    ))
+}

@@ -1,0 +1,102 @@
+//! `show`: one purchase, its money, its history and its result.
+
+use serde::Serialize;
+
+use super::history::when;
+use super::record::{Entry, open_books, read, reason};
+use crate::cli::output::Output;
+use crate::cli::settings::Settings;
+use crate::error::{Code, Error, Result};
+use crate::ids::PurchaseId;
+use crate::ledger::LogLine;
+use crate::purchase::state::Phase;
+
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    entry: Entry,
+    reason: Option<String>,
+    bolt11: Option<String>,
+    preimage: Option<String>,
+    text: Option<String>,
+    log: Vec<LogLine>,
+}
+
+/// Shows one purchase.
+///
+/// # Errors
+/// If there is none with this id, or the ledger can't be read.
+pub async fn run(settings: Settings, purchase: PurchaseId, out: &Output) -> Result<()> {
+    let Some(ledger) = open_books(&settings).await? else {
+        let message = format!("no purchase {purchase}: nothing was ever bought from this home");
+        return Err(Error::new(Code::Usage, message));
+    };
+    let record = ledger.purchase(purchase).await?;
+    let state = read(&record)?;
+    let invoice = state.phase.quote().and_then(|quote| quote.invoice.clone());
+    let shown = Shown {
+        entry: Entry::of(&record)?,
+        reason: reason(&state.phase).map(str::to_owned),
+        bolt11: invoice.map(|invoice| invoice.bolt11),
+        preimage: state
+            .phase
+            .settled()
+            .and_then(|settled| settled.preimage)
+            .map(|preimage| preimage.reveal()),
+        text: match &state.phase {
+            Phase::Delivered { text, .. } => Some(text.clone()),
+            _ => None,
+        },
+        log: ledger.log(purchase).await?,
+    };
+    out.object(&shown);
+    if !out.is_json() {
+        print(&shown, out);
+    }
+    Ok(())
+}
+
+fn print(shown: &Shown, out: &Output) {
+    let Shown { entry, .. } = shown;
+    let play = if entry.play_money { ", play money" } else { "" };
+    out.line(&format!("purchase  {}", entry.purchase_id));
+    out.line(&format!("state     {}", entry.state));
+    out.line(&format!("provider  {}", entry.provider));
+    if let Some(model) = &entry.model {
+        out.line(&format!("model     {model}"));
+    }
+    out.line(&format!("job       {}", entry.job_id));
+    out.line(&format!("network   {}{play}", entry.network));
+    if let Some(tick) = &entry.tick {
+        out.line(&format!("tick      {tick}"));
+    }
+    out.line(&format!(
+        "money     paid {} (fee {}), reserved {}",
+        entry.paid_msat, entry.fee_msat, entry.reserved_msat
+    ));
+    if let Some(hash) = &entry.payment_hash {
+        out.line(&format!("hash      {hash}"));
+    }
+    if let Some(preimage) = &shown.preimage {
+        out.line(&format!("preimage  {preimage}"));
+    }
+    if let Some(reason) = &shown.reason {
+        out.line(&format!("reason    {reason}"));
+    }
+    for line in &shown.log {
+        let amount = line
+            .amount_msat
+            .map(|amount| format!(" {amount}"))
+            .unwrap_or_default();
+        let note = line
+            .note
+            .as_ref()
+            .map(|note| format!(" ({note})"))
+            .unwrap_or_default();
+        out.line(&format!("{}  {}{amount}{note}", when(line.at), line.what));
+    }
+    if let Some(text) = &shown.text {
+        out.line("");
+        out.line(text);
+    }
+}

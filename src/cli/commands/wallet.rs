@@ -1,0 +1,115 @@
+//! `wallet`: what the wallet has, and how money gets into it.
+
+use serde::Serialize;
+
+use crate::cli::args::WalletCommand;
+use crate::cli::output::Output;
+use crate::cli::settings::{Settings, WalletChoice};
+use crate::cli::wallets::{open_sim, open_wallet, told};
+use crate::error::{Code, Error, Result};
+use crate::ids::PaymentHash;
+use crate::units::{Msat, Network};
+use crate::wallet::{InvoiceRequest, Wallet};
+
+/// How long an invoice made by hand can be paid, in seconds: an hour.
+const INVOICE_EXPIRY_SECS: u64 = 3600;
+
+#[derive(Serialize)]
+struct Balance<'a> {
+    balance_msat: Msat,
+    network: Network,
+    play_money: bool,
+    wallet: &'a str,
+    account: &'a str,
+}
+
+#[derive(Serialize)]
+struct Address<'a> {
+    address: &'a str,
+    wallet: &'a str,
+    play_money: bool,
+}
+
+#[derive(Serialize)]
+struct Invoice<'a> {
+    bolt11: &'a str,
+    payment_hash: PaymentHash,
+    amount_msat: Msat,
+}
+
+/// Does what `wallet` was asked for.
+///
+/// # Errors
+/// [`Code::Wallet`] if there is no such wallet or it can't do this, [`Code::Network`] if it can't be
+/// reached, [`Code::Usage`] for what this kind of wallet has no use for.
+pub async fn run(settings: Settings, command: WalletCommand, out: &Output) -> Result<()> {
+    if let (WalletCommand::Setup, WalletChoice::Sim(_)) = (&command, &settings.wallet) {
+        return Err(Error::new(
+            Code::Usage,
+            "wallet setup: the sim wallet needs none; `wallet fund SATS` adds play money",
+        ));
+    }
+    if let WalletChoice::Unset | WalletChoice::Missing(_) = settings.wallet {
+        // Says what is missing, before a key is made for nothing.
+        let nobody = crate::identity::Identity::from_keys(nostr::Keys::generate());
+        open_wallet(&settings, &nobody).await?;
+    }
+    let (identity, _) = settings.open_identity(|made| out.note(made))?;
+    let wallet = match &settings.wallet {
+        WalletChoice::Sim(sim) => open_sim(sim, &identity).await?,
+        _ => return Err(Error::new(Code::Wallet, "there is no wallet")),
+    };
+    match command {
+        WalletCommand::Balance => balance(&wallet, out).await,
+        WalletCommand::Address => {
+            let account = &wallet.id().account;
+            out.object(&Address {
+                address: account,
+                wallet: &wallet.id().kind,
+                play_money: wallet.capabilities().play_money,
+            });
+            out.line(account);
+            Ok(())
+        }
+        WalletCommand::Invoice { amount_sats } => invoice(&wallet, amount_sats, out).await,
+        WalletCommand::Fund { amount } => {
+            wallet.fund(amount.sats_floor()).await.map_err(told)?;
+            balance(&wallet, out).await
+        }
+        WalletCommand::Setup => Err(Error::new(Code::Wallet, "this wallet needs no set-up")),
+    }
+}
+
+async fn balance(wallet: &dyn Wallet, out: &Output) -> Result<()> {
+    let balance = wallet.balance().await.map_err(told)?;
+    let play_money = wallet.capabilities().play_money;
+    out.object(&Balance {
+        balance_msat: balance,
+        network: wallet.network(),
+        play_money,
+        wallet: &wallet.id().kind,
+        account: &wallet.id().account,
+    });
+    out.line(&balance.to_string());
+    if play_money && !out.is_json() {
+        out.note("(play money)");
+    }
+    Ok(())
+}
+
+async fn invoice(wallet: &dyn Wallet, amount: Msat, out: &Output) -> Result<()> {
+    let request = InvoiceRequest {
+        amount,
+        expiry_secs: INVOICE_EXPIRY_SECS,
+        hold: None,
+        description: "agent-compute".to_owned(),
+    };
+    let invoice = wallet.invoice(request).await.map_err(told)?;
+    out.object(&Invoice {
+        bolt11: &invoice.bolt11,
+        payment_hash: invoice.payment_hash,
+        amount_msat: invoice.amount,
+    });
+    out.line(&invoice.bolt11);
+    Ok(())
+}

@@ -1,0 +1,449 @@
+//! What the programs print.
+//!
+//! stdout is data only: result text, or with `--json` compact JSON, one object a line, each with
+//! `"v":1`. Everything else (progress, notes, errors for people) goes to stderr. Text for people is
+//! cleaned of what a terminal would obey (see [`super::text`]), wherever stdout leads: pipes end in
+//! terminals too. JSON is exact.
+//!
+//! A reader that goes away (`| head -1`) is not an error: the rest is dropped, and the work goes on,
+//! because money may be on its way.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::process::ExitCode;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::text::{Cleaner, clean};
+use crate::error::{Code, Error, Result};
+use crate::ids::PurchaseId;
+use crate::units::Msat;
+
+/// The version of every line of JSON.
+const LINE_VERSION: u8 = 1;
+
+/// Where a program prints. Shared by reference; every method may be called from any task.
+pub struct Output {
+    json: bool,
+    streams: Mutex<Streams>,
+    /// Whether progress may be drawn: stderr is a terminal.
+    draws: bool,
+}
+
+struct Streams {
+    data: Box<dyn Write + Send>,
+    notes: Box<dyn Write + Send>,
+    cleaner: Cleaner,
+    /// Whether what was last written as text is in the middle of a line.
+    mid_line: bool,
+    /// Why writing data stopped, if it did.
+    failed: Option<io::ErrorKind>,
+    bar: Option<ProgressBar>,
+}
+
+impl std::fmt::Debug for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Output").field("json", &self.json).finish()
+    }
+}
+
+/// A line that says what happened: `{"v":1,"event":…,…}`.
+#[derive(Serialize)]
+struct EventLine<'a, T: Serialize> {
+    v: u8,
+    event: &'a str,
+    #[serde(flatten)]
+    body: &'a T,
+}
+
+/// A line that says what is: `{"v":1,…}`.
+#[derive(Serialize)]
+struct ObjectLine<'a, T: Serialize> {
+    v: u8,
+    #[serde(flatten)]
+    body: &'a T,
+}
+
+/// The body of the `error` event.
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    code: Code,
+    message: &'a str,
+    retryable: bool,
+    paid_msat: Msat,
+    reserved_msat: Msat,
+    purchase_id: Option<PurchaseId>,
+}
+
+impl Output {
+    /// The output of this process.
+    #[must_use]
+    pub fn of_process(json: bool) -> Self {
+        let draws = io::stderr().is_terminal();
+        Self::to(json, draws, Box::new(io::stdout()), Box::new(io::stderr()))
+    }
+
+    /// An output that writes elsewhere: for tests.
+    #[must_use]
+    pub fn to(
+        json: bool,
+        draws: bool,
+        data: Box<dyn Write + Send>,
+        notes: Box<dyn Write + Send>,
+    ) -> Self {
+        Self {
+            json,
+            draws,
+            streams: Mutex::new(Streams {
+                data,
+                notes,
+                cleaner: Cleaner::default(),
+                mid_line: false,
+                failed: None,
+                bar: None,
+            }),
+        }
+    }
+
+    /// Whether stdout is JSON.
+    #[must_use]
+    pub const fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// With `--json`, a line `{"v":1,"event":NAME,…}`; otherwise nothing. `body` is a struct or a map.
+    pub fn event(&self, name: &str, body: &impl Serialize) {
+        self.json_line(&EventLine {
+            v: LINE_VERSION,
+            event: name,
+            body,
+        });
+    }
+
+    /// With `--json`, a line `{"v":1,…}`; otherwise nothing. `body` is a struct or a map.
+    pub fn object(&self, body: &impl Serialize) {
+        self.json_line(&ObjectLine {
+            v: LINE_VERSION,
+            body,
+        });
+    }
+
+    /// Without `--json`, a piece of text, as it comes; otherwise nothing. Text from the network is safe here.
+    pub fn text(&self, piece: &str) {
+        if self.json {
+            return;
+        }
+        let mut streams = self.streams();
+        let piece = streams.cleaner.clean(piece);
+        if let Some(last) = piece.chars().last() {
+            streams.mid_line = last != '\n';
+            streams.write_data(piece.as_bytes());
+        }
+    }
+
+    /// Ends what [`text`](Self::text) has written, with a newline unless there is one.
+    pub fn end_text(&self) {
+        let mut streams = self.streams();
+        streams.cleaner = Cleaner::default();
+        if std::mem::take(&mut streams.mid_line) {
+            streams.write_data(b"\n");
+        }
+    }
+
+    /// Without `--json`, a line of text; otherwise nothing.
+    pub fn line(&self, text: &str) {
+        self.text(text);
+        if !self.json {
+            self.text("\n");
+        }
+    }
+
+    /// Data as it is, with or without `--json`: a shell script, a man page.
+    pub fn raw(&self, bytes: &[u8]) {
+        self.streams().write_data(bytes);
+    }
+
+    /// A line for the person at the terminal, on stderr.
+    pub fn note(&self, text: &str) {
+        let line = clean(text);
+        self.streams().write_note(&line);
+    }
+
+    /// Shows what is being waited for, on stderr, if that is a terminal. Replaces what was shown.
+    pub fn status(&self, text: &str) {
+        if !self.draws {
+            return;
+        }
+        let message = super::text::one_line(text, 200);
+        let mut streams = self.streams();
+        if let Some(bar) = &streams.bar {
+            bar.set_message(message);
+            return;
+        }
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+            bar.set_style(style);
+        }
+        bar.set_message(message);
+        bar.enable_steady_tick(Duration::from_millis(100));
+        streams.bar = Some(bar);
+    }
+
+    /// Takes away what [`status`](Self::status) shows.
+    pub fn clear_status(&self) {
+        if let Some(bar) = self.streams().bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Says how the program ends, and gives its exit code: with `--json` a failure is an `error` line,
+    /// otherwise some lines on stderr.
+    pub fn end(&self, result: &Result<()>) -> ExitCode {
+        self.clear_status();
+        self.end_text();
+        if let Err(error) = result {
+            self.error(error);
+        }
+        let lost = self.streams().failed;
+        let code = match (result, lost) {
+            (Err(error), _) => error.code().exit_code(),
+            (Ok(()), None | Some(io::ErrorKind::BrokenPipe)) => 0,
+            (Ok(()), Some(why)) => {
+                self.note(&format!("error: the output could not be written: {why}"));
+                Code::Internal.exit_code()
+            }
+        };
+        ExitCode::from(code)
+    }
+
+    fn error(&self, error: &Error) {
+        if self.json {
+            return self.event(
+                "error",
+                &ErrorBody {
+                    code: error.code(),
+                    message: error.message(),
+                    retryable: error.is_retryable(),
+                    paid_msat: error.paid_msat(),
+                    reserved_msat: error.reserved_msat(),
+                    purchase_id: error.purchase(),
+                },
+            );
+        }
+        self.note(&format!("error: {}", error.message()));
+        if let Some(money) = where_the_money_is(error) {
+            self.note(&money);
+        }
+        if let Some(next) = what_to_do_next(error) {
+            self.note(&next);
+        }
+    }
+
+    fn json_line(&self, line: &impl Serialize) {
+        if !self.json {
+            return;
+        }
+        let mut streams = self.streams();
+        match serde_json::to_vec(line) {
+            Ok(mut bytes) => {
+                bytes.push(b'\n');
+                streams.write_data(&bytes);
+            }
+            Err(error) => {
+                streams.failed = Some(io::ErrorKind::InvalidData);
+                streams.write_note(&format!("a line of output could not be written: {error}"));
+            }
+        }
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Streams> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Streams {
+    fn write_data(&mut self, bytes: &[u8]) {
+        if self.failed.is_some() {
+            return;
+        }
+        let data = &mut self.data;
+        let mut write = || data.write_all(bytes).and_then(|()| data.flush());
+        let written = match &self.bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        };
+        self.failed = written.err().map(|error| error.kind());
+    }
+
+    fn write_note(&mut self, line: &str) {
+        let notes = &mut self.notes;
+        let mut write = || writeln!(notes, "{line}").and_then(|()| notes.flush());
+        // There is nobody left to tell if this fails.
+        let _ = match &self.bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        };
+    }
+}
+
+fn where_the_money_is(error: &Error) -> Option<String> {
+    let (paid, reserved) = (error.paid_msat(), error.reserved_msat());
+    if paid.is_zero() && reserved.is_zero() {
+        return error.purchase().map(|_| "Nothing was paid.".to_owned());
+    }
+    let mut said = format!("Paid: {paid}.");
+    if !reserved.is_zero() {
+        said.push_str(&format!(" Still set aside: {reserved}."));
+    }
+    Some(said)
+}
+
+fn what_to_do_next(error: &Error) -> Option<String> {
+    let purchase = error.purchase();
+    match error.code() {
+        Code::PaymentUnknown => Some(
+            "`agent-customer recover` asks the wallet again; the money stays set aside until then."
+                .to_owned(),
+        ),
+        Code::Undelivered => {
+            Some("`agent-customer recover` fetches the result if it comes late.".to_owned())
+        }
+        Code::Interrupted if purchase.is_some() => {
+            Some("`agent-customer recover` settles what was left open.".to_owned())
+        }
+        Code::Internal => Some("This is a bug. Please report it with the lines above.".to_owned()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl Page {
+        fn read(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    impl Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Broken(io::ErrorKind);
+
+    impl Write for Broken {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn output(json: bool) -> (Output, Page, Page) {
+        let (data, notes) = (Page::default(), Page::default());
+        let out = Output::to(json, false, Box::new(data.clone()), Box::new(notes.clone()));
+        (out, data, notes)
+    }
+
+    #[derive(Serialize)]
+    struct Chunk<'a> {
+        seq: u32,
+        text: &'a str,
+    }
+
+    #[test]
+    fn json_is_compact_versioned_and_exact() {
+        let (out, data, notes) = output(true);
+        out.event(
+            "chunk",
+            &Chunk {
+                seq: 0,
+                text: "a\x1b[31m\u{202e}",
+            },
+        );
+        out.object(&Chunk { seq: 1, text: "" });
+        out.text("not this");
+        out.line("nor this");
+        out.end_text();
+        assert_eq!(
+            data.read(),
+            "{\"v\":1,\"event\":\"chunk\",\"seq\":0,\"text\":\"a\\u001b[31m\u{202e}\"}\n\
+             {\"v\":1,\"seq\":1,\"text\":\"\"}\n"
+        );
+        assert_eq!(notes.read(), "");
+    }
+
+    #[test]
+    fn text_is_clean_and_ends_in_one_newline() {
+        let (out, data, _) = output(false);
+        out.event("chunk", &Chunk { seq: 0, text: "no" });
+        for piece in ["Pa\x1b", "[31m", "ris"] {
+            out.text(piece);
+        }
+        out.end_text();
+        out.text("ends itself\n");
+        out.end_text();
+        assert_eq!(data.read(), "Paris\nends itself\n");
+    }
+
+    #[test]
+    fn an_error_is_a_line_with_where_the_money_is() {
+        let purchase = PurchaseId::from_bytes([1; 16]);
+        let error = Error::new(Code::PaymentUnknown, "the wallet \u{7}did not say")
+            .of(purchase)
+            .with_money(Msat::ZERO, Msat::new(20_000));
+
+        let (out, data, _) = output(true);
+        assert_eq!(out.end(&Err(error.clone())), ExitCode::from(6));
+        assert_eq!(
+            data.read(),
+            format!(
+                "{{\"v\":1,\"event\":\"error\",\"code\":\"payment_unknown\",\
+                 \"message\":\"the wallet \\u0007did not say\",\"retryable\":false,\
+                 \"paid_msat\":0,\"reserved_msat\":20000,\"purchase_id\":\"{purchase}\"}}\n"
+            )
+        );
+
+        let (out, data, notes) = output(false);
+        assert_eq!(out.end(&Err(error)), ExitCode::from(6));
+        assert_eq!(data.read(), "");
+        assert!(notes.read().starts_with("error: the wallet did not say\n"));
+        assert!(notes.read().contains("Still set aside: 20 sats."));
+        assert!(notes.read().contains("recover"));
+    }
+
+    #[test]
+    fn a_reader_that_left_is_no_error_and_a_full_disk_is() {
+        for (kind, code) in [
+            (io::ErrorKind::BrokenPipe, 0),
+            (io::ErrorKind::StorageFull, 1),
+        ] {
+            let out = Output::to(
+                false,
+                false,
+                Box::new(Broken(kind)),
+                Box::new(Page::default()),
+            );
+            out.line("one");
+            out.line("two");
+            assert_eq!(out.end(&Ok(())), ExitCode::from(code));
+        }
+    }
+}

@@ -1,0 +1,568 @@
+//! From flags, environment and file to one set of settings: what comes first in this order wins, except
+//! that nothing raises the owner's limits.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nostr::{EventId, RelayUrl};
+
+use super::args::GlobalArgs;
+use super::customer::BuyArgs;
+use super::prompt::read_prompt;
+use super::provider::SellArgs;
+use crate::config::{
+    BackendKind, Config, DEFAULT_RELAYS, Encrypt, Home, MAX_RELAYS, Role, Runway, Select,
+    WalletKind, default_fee_cap,
+};
+use crate::error::{Code, Error, Result};
+use crate::identity::Identity;
+use crate::identity::source::{Origin, Source};
+use crate::ledger::{Limits, Scope};
+use crate::secret::Environment;
+use crate::units::{Msat, Network};
+use crate::wallet::sim::Fault;
+
+/// The variable with the folder for everything.
+pub const HOME_VARIABLE: &str = "AGENT_COMPUTE_HOME";
+/// The variable with the bank of play money.
+pub const SIM_BANK_VARIABLE: &str = "AGENT_COMPUTE_SIM_BANK";
+/// The variable with the fault that the sim wallet injects.
+pub const SIM_FAULT_VARIABLE: &str = "AGENT_COMPUTE_SIM_FAULT";
+
+/// What every command of a program needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which program this is.
+    pub role: Role,
+    /// Where everything is kept.
+    pub home: Home,
+    /// The configuration file, or the defaults if there is none.
+    pub config: Config,
+    /// Where the identity comes from.
+    pub identity: Source,
+    /// The relays to talk to; never empty.
+    pub relays: Vec<RelayUrl>,
+    /// The wallet that was asked for, whether or not this build has it.
+    pub wallet: WalletChoice,
+    /// The network that offers and invoices must be on. `None`: no wallet says, and nobody asked.
+    pub network: Option<Network>,
+}
+
+/// The wallet that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WalletChoice {
+    /// None, neither by flag nor by file.
+    Unset,
+    /// `--no-wallet`: jobs without payment.
+    Without,
+    /// Play money.
+    Sim(SimChoice),
+    /// A kind that this build does not have.
+    Missing(WalletKind),
+}
+
+/// Where the play money is, and how it behaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SimChoice {
+    /// The file.
+    pub bank: PathBuf,
+    /// The network of its invoices.
+    pub network: Network,
+    /// What a payment costs on top.
+    pub fee: Msat,
+    /// What goes wrong with payments.
+    pub fault: Option<Fault>,
+}
+
+impl Settings {
+    /// Settles what the flags, this environment and the configuration file say together.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] if one of them is off, or two contradict each other.
+    pub fn resolve(
+        role: Role,
+        flags: &GlobalArgs,
+        no_wallet: bool,
+        environment: Environment,
+    ) -> Result<Self> {
+        let home = match flags
+            .home
+            .clone()
+            .or_else(|| environment.path(HOME_VARIABLE))
+        {
+            Some(folder) => Home::at(folder),
+            None => Home::of_user()?,
+        };
+        let config = read_config(&home, flags)?;
+        let wallet = choose_wallet(flags, no_wallet, &config, &home, &environment)?;
+        let network = agree_on_network(&wallet, flags.network)?;
+        let identity = Source {
+            file: config
+                .identity
+                .file
+                .clone()
+                .unwrap_or_else(|| home.identity_file(role)),
+            secret_key: config.identity.secret_key.clone(),
+            mnemonic: config.identity.mnemonic.clone(),
+            folder: config.folder.clone(),
+            environment,
+        };
+        Ok(Self {
+            role,
+            relays: choose_relays(&flags.relay, &config.relays)?,
+            home,
+            config,
+            identity,
+            wallet,
+            network,
+        })
+    }
+
+    /// The identity, made on first use. `note` is told when it was.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] if the place it should come from has none that is valid.
+    pub fn open_identity(&self, note: impl FnOnce(&str)) -> Result<(Identity, Origin)> {
+        let (identity, origin) = self.identity.open()?;
+        if origin == Origin::NewFile {
+            let (key, path) = (identity.public_key().to_hex(), self.identity.file.display());
+            note(&format!("made a new key, {key}, in {path}"));
+        }
+        Ok((identity, origin))
+    }
+
+    /// The owner's limits.
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
+        limits_of(&self.config.runway)
+    }
+
+    /// Which budget purchases count against. Needs no wallet: a real one that is not chosen or not in
+    /// this build is on mainnet unless `--network` says otherwise.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        Scope {
+            network: self.network.unwrap_or(Network::Mainnet),
+            play_money: matches!(self.wallet, WalletChoice::Sim(_) | WalletChoice::Without),
+        }
+    }
+}
+
+/// The limits of the ledger that these limits of the owner are.
+#[must_use]
+pub const fn limits_of(runway: &Runway) -> Limits {
+    Limits {
+        daily: runway.daily_limit,
+        per_tick: runway.per_tick_limit,
+        per_job: runway.per_job_limit,
+        floor: runway.reserve,
+    }
+}
+
+fn usage(message: impl Into<String>) -> Error {
+    Error::new(Code::Usage, message)
+}
+
+fn read_config(home: &Home, flags: &GlobalArgs) -> Result<Config> {
+    match &flags.config {
+        Some(path) => Config::read(path)?
+            .ok_or_else(|| usage(format!("--config {}: no such file", path.display()))),
+        None => Ok(Config::read(home.config_file())?.unwrap_or_default()),
+    }
+}
+
+fn choose_relays(flags: &[RelayUrl], file: &[RelayUrl]) -> Result<Vec<RelayUrl>> {
+    let chosen: Vec<RelayUrl> = match (flags, file) {
+        ([], []) => DEFAULT_RELAYS
+            .iter()
+            .filter_map(|url| RelayUrl::parse(url).ok())
+            .collect(),
+        ([], file) => file.to_vec(),
+        (flags, _) => flags.to_vec(),
+    };
+    let mut relays = Vec::new();
+    for relay in chosen {
+        if !relays.contains(&relay) {
+            relays.push(relay);
+        }
+    }
+    if relays.len() > MAX_RELAYS {
+        return Err(usage(format!("at most {MAX_RELAYS} relays")));
+    }
+    Ok(relays)
+}
+
+fn choose_wallet(
+    flags: &GlobalArgs,
+    no_wallet: bool,
+    config: &Config,
+    home: &Home,
+    environment: &Environment,
+) -> Result<WalletChoice> {
+    if no_wallet {
+        return match flags.wallet {
+            Some(_) => Err(usage("--no-wallet and --wallet exclude each other")),
+            None => Ok(WalletChoice::Without),
+        };
+    }
+    let Some(kind) = flags.wallet.or(config.wallet.kind) else {
+        return Ok(WalletChoice::Unset);
+    };
+    if kind != WalletKind::Sim {
+        return Ok(WalletChoice::Missing(kind));
+    }
+    let sim = &config.wallet.sim;
+    let fault = environment
+        .get(SIM_FAULT_VARIABLE)
+        .map_err(|error| usage(error.to_string()))?
+        .map(|word| word.parse())
+        .transpose()
+        .map_err(|error| usage(format!("{SIM_FAULT_VARIABLE}: {error}")))?;
+    Ok(WalletChoice::Sim(SimChoice {
+        bank: environment
+            .path(SIM_BANK_VARIABLE)
+            .or_else(|| sim.bank.clone())
+            .unwrap_or_else(|| home.sim_bank_file()),
+        network: sim.network,
+        fee: sim.fee,
+        fault,
+    }))
+}
+
+fn agree_on_network(wallet: &WalletChoice, asked: Option<Network>) -> Result<Option<Network>> {
+    let (network, whose) = match wallet {
+        WalletChoice::Unset | WalletChoice::Missing(_) => return Ok(asked),
+        WalletChoice::Without => (Network::Regtest, "--no-wallet"),
+        WalletChoice::Sim(sim) => (sim.network, "the sim wallet (play money)"),
+    };
+    match asked {
+        Some(asked) if asked != network => {
+            Err(usage(format!("--network {asked}: {whose} is on {network}")))
+        }
+        _ => Ok(Some(network)),
+    }
+}
+
+/// One purchase, as it was asked for.
+#[derive(Clone, Debug)]
+pub struct PurchaseSettings {
+    /// What to ask.
+    pub prompt: String,
+    /// Whom to ask.
+    pub find: FindSettings,
+    /// The routing fee allowed on top; `None`: the rule of [`default_fee_cap`].
+    pub max_fee: Option<Msat>,
+    /// The tick it counts against; `None`: one of its own.
+    pub tick: Option<String>,
+    /// The caller's name for it.
+    pub idempotency_key: Option<String>,
+    /// The longest it may take as a whole.
+    pub timeout: Duration,
+    /// Choose only.
+    pub dry_run: bool,
+    /// Do not encrypt.
+    pub plaintext: bool,
+    /// The owner's limits.
+    pub limits: Limits,
+}
+
+/// Whom to ask.
+#[derive(Clone, Debug)]
+pub struct FindSettings {
+    /// Look for listings.
+    pub discover: bool,
+    /// Look into this channel.
+    pub channel: Option<EventId>,
+    /// How to choose.
+    pub select: Select,
+    /// Only who offers this model.
+    pub model: Option<String>,
+    /// The most tokens of the answer.
+    pub max_tokens: u32,
+    /// `--max-price`; the limits bound the price as well.
+    pub max_price: Option<Msat>,
+    /// The longest that looking may take.
+    pub discovery_time: Duration,
+}
+
+impl FindSettings {
+    /// What these flags mean over these settings.
+    #[must_use]
+    pub fn resolve(flags: &super::customer::FindArgs, settings: &Settings) -> Self {
+        let policy = &settings.config.policy;
+        let select = flags
+            .select
+            .clone()
+            .unwrap_or_else(|| policy.select.clone());
+        Self {
+            discover: flags.discover || flags.channel.is_none(),
+            channel: flags.channel,
+            select,
+            model: flags.model.clone(),
+            max_tokens: flags.max_tokens,
+            max_price: flags.max_price,
+            discovery_time: Duration::from_secs(flags.discovery_time),
+        }
+    }
+}
+
+impl PurchaseSettings {
+    /// What these flags mean over these settings. Reads the prompt, from stdin if it says so.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] if there is no prompt or something contradicts; [`Code::Wallet`] for escrow,
+    /// which no wallet of this version has.
+    pub fn resolve(flags: &BuyArgs, settings: &Settings) -> Result<Self> {
+        let Some(prompt) = &flags.prompt else {
+            return Err(usage(
+                "nothing to ask: give --prompt TEXT (- for stdin, @FILE for a file)",
+            ));
+        };
+        if flags.direct {
+            return Err(usage(
+                "--direct: NIP-90 jobs are not part of this version; leave it out to buy through a channel",
+            ));
+        }
+        if settings.config.policy.encrypt == Encrypt::Required {
+            return Err(usage(
+                "[policy] encrypt = \"required\": encryption is not part of this version, and nothing \
+                 is sent in plain text against your policy",
+            ));
+        }
+        if flags.htlc {
+            return Err(Error::new(
+                Code::Wallet,
+                "--htlc: escrow is not part of this version; nothing was paid",
+            ));
+        }
+        Ok(Self {
+            prompt: read_prompt(prompt)?,
+            find: FindSettings::resolve(&flags.find, settings),
+            max_fee: flags.max_fee,
+            tick: flags.tick.clone(),
+            idempotency_key: flags.idempotency_key.clone(),
+            timeout: Duration::from_secs(flags.timeout),
+            dry_run: flags.dry_run,
+            plaintext: flags.plaintext,
+            limits: settings.limits(),
+        })
+    }
+
+    /// The routing fee allowed on top of `price`.
+    #[must_use]
+    pub fn fee_cap(&self, price: Msat) -> Msat {
+        self.max_fee.unwrap_or_else(|| default_fee_cap(price))
+    }
+}
+
+/// How a provider sells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SaleSettings {
+    /// Where it works.
+    pub channel: ChannelChoice,
+    /// What it calls itself.
+    pub name: String,
+    /// What it says of itself.
+    pub description: String,
+    /// What runs the jobs.
+    pub backend: BackendKind,
+    /// Where the backend's server is.
+    pub backend_url: Option<String>,
+    /// The models it serves; empty: all the backend has.
+    pub models: Vec<String>,
+    /// Per request.
+    pub price: Msat,
+    /// Per thousand requested tokens, on top.
+    pub price_per_1k_tokens: Msat,
+    /// Send chunks.
+    pub stream: bool,
+    /// Jobs at once.
+    pub max_jobs: u32,
+    /// Between two announcements.
+    pub announce_every: Duration,
+}
+
+/// Which channel a provider works in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelChoice {
+    /// The one it made before, or a new one if there is none.
+    Own,
+    /// A new one.
+    New,
+    /// This one.
+    Join(EventId),
+}
+
+impl SaleSettings {
+    /// What these flags mean over these settings.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] if no channel is named, or something is asked for that this version does not have.
+    pub fn resolve(flags: &SellArgs, settings: &Settings) -> Result<Self> {
+        let channel = match (flags.channel, flags.new_channel, flags.create_channel) {
+            (Some(id), ..) => ChannelChoice::Join(id),
+            (None, true, _) => ChannelChoice::New,
+            (None, false, true) => ChannelChoice::Own,
+            (None, false, false) => {
+                return Err(usage(
+                    "where to sell? --create-channel makes a channel, --channel ID joins one",
+                ));
+            }
+        };
+        let file = &settings.config.provider;
+        let backend = flags.backend.unwrap_or(file.backend);
+        if backend != BackendKind::Echo {
+            let word = backend.as_str();
+            return Err(usage(format!(
+                "backend {word}: this version has the backend echo only; use --backend echo"
+            )));
+        }
+        let price = flags.price.unwrap_or(file.price);
+        if price.is_zero() {
+            return Err(usage(
+                "[provider] price_msats: no invoice can be made for nothing",
+            ));
+        }
+        let models = if flags.model.is_empty() {
+            file.models.clone()
+        } else {
+            flags.model.clone()
+        };
+        Ok(Self {
+            channel,
+            name: file.name.clone(),
+            description: file.description.clone(),
+            backend,
+            backend_url: flags
+                .backend_url
+                .clone()
+                .or_else(|| file.backend_url.clone()),
+            models,
+            price,
+            price_per_1k_tokens: flags
+                .price_per_1k_tokens
+                .unwrap_or(file.price_per_1k_tokens),
+            stream: flags.stream || file.stream,
+            max_jobs: flags.max_jobs.unwrap_or(file.max_jobs),
+            announce_every: Duration::from_secs(
+                flags.announce_every.unwrap_or(file.announce_every_secs),
+            ),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    struct Owner {
+        folder: tempfile::TempDir,
+    }
+
+    impl Owner {
+        fn with(config: &str) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("config.toml"), config).unwrap();
+            Self { folder }
+        }
+
+        fn flags(&self) -> GlobalArgs {
+            GlobalArgs {
+                home: Some(self.folder.path().to_owned()),
+                ..GlobalArgs::default()
+            }
+        }
+
+        fn settings(&self, flags: &GlobalArgs, environment: Environment) -> Result<Settings> {
+            Settings::resolve(Role::Customer, flags, false, environment)
+        }
+    }
+
+    fn refused(result: Result<impl std::fmt::Debug>) -> String {
+        let error = result.unwrap_err();
+        assert_eq!(error.code(), Code::Usage);
+        error.message().to_owned()
+    }
+
+    #[test]
+    fn a_flag_comes_before_the_environment_and_that_before_the_file() {
+        let owner = Owner::with(
+            "[relays]\nurls = [\"ws://file\"]\n[wallet]\nkind = \"sim\"\n[wallet.sim]\nbank = \"b\"",
+        );
+        let flags = owner.flags();
+        let of_file = owner.settings(&flags, Environment::of([])).unwrap();
+        assert_eq!(of_file.relays, [RelayUrl::parse("ws://file").unwrap()]);
+        let bank = |settings: Settings| match settings.wallet {
+            WalletChoice::Sim(sim) => sim.bank,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(bank(of_file), owner.folder.path().join("b"));
+
+        let environment = Environment::of([
+            (SIM_BANK_VARIABLE, "/bank"),
+            (HOME_VARIABLE, "/nonexistent"),
+        ]);
+        let of_environment = owner.settings(&flags, environment.clone()).unwrap();
+        assert_eq!(of_environment.home, Home::at(owner.folder.path()));
+        assert_eq!(bank(of_environment), PathBuf::from("/bank"));
+
+        let flags = GlobalArgs {
+            relay: vec![RelayUrl::parse("ws://flag").unwrap(); 2],
+            ..GlobalArgs::default()
+        };
+        let elsewhere = owner.settings(&flags, environment).unwrap();
+        assert_eq!(elsewhere.home, Home::at("/nonexistent"));
+        assert_eq!(elsewhere.relays, [RelayUrl::parse("ws://flag").unwrap()]);
+    }
+
+    #[test]
+    fn without_anything_there_is_no_wallet_and_the_usual_relays() {
+        let owner = Owner::with("");
+        let settings = owner.settings(&owner.flags(), Environment::of([])).unwrap();
+        assert_eq!(settings.wallet, WalletChoice::Unset);
+        assert_eq!(settings.network, None);
+        assert_eq!(settings.relays.len(), 3);
+        let scope = settings.scope();
+        assert!(!scope.play_money && scope.network == Network::Mainnet);
+    }
+
+    #[test]
+    fn a_network_that_the_wallet_is_not_on_is_refused() {
+        let owner = Owner::with("[wallet]\nkind = \"sim\"");
+        let on = |network| GlobalArgs {
+            network: Some(network),
+            ..owner.flags()
+        };
+        let settled = |network| owner.settings(&on(network), Environment::of([]));
+        assert!(settled(Network::Regtest).is_ok());
+        assert!(refused(settled(Network::Mainnet)).contains("regtest"));
+
+        let without = |flags: &GlobalArgs| {
+            Settings::resolve(Role::Customer, flags, true, Environment::of([]))
+        };
+        assert_eq!(
+            without(&owner.flags()).unwrap().wallet,
+            WalletChoice::Without
+        );
+        assert!(refused(without(&on(Network::Signet))).contains("--no-wallet"));
+        let both = GlobalArgs {
+            wallet: Some(WalletKind::Sim),
+            ..owner.flags()
+        };
+        assert!(refused(without(&both)).contains("exclude"));
+    }
+
+    #[test]
+    fn a_file_that_was_named_must_exist_and_a_fault_must_be_one() {
+        let owner = Owner::with("[wallet]\nkind = \"sim\"");
+        let named = GlobalArgs {
+            config: Some(owner.folder.path().join("missing.toml")),
+            ..owner.flags()
+        };
+        assert!(refused(owner.settings(&named, Environment::of([]))).contains("no such file"));
+        let wrong = Environment::of([(SIM_FAULT_VARIABLE, "meteor")]);
+        assert!(refused(owner.settings(&owner.flags(), wrong)).contains(SIM_FAULT_VARIABLE));
+    }
+}

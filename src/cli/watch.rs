@@ -1,0 +1,164 @@
+//! A purchase as the terminal shows it, and the client that makes it.
+
+use super::output::Output;
+use super::settings::{Settings, WalletChoice};
+use super::signals;
+use super::wallets::open_wallet;
+use crate::client::{ComputeClient, ProviderSeen, Purchase, PurchaseEvent, Receipt};
+use crate::error::{Code, Error, Result};
+use crate::protocol::Feature;
+
+/// Opens the client of these settings: identity, wallet, ledger, relays.
+///
+/// # Errors
+/// If one of them can't be opened.
+pub async fn open_client(settings: &Settings, out: &Output) -> Result<ComputeClient> {
+    let (identity, _) = settings.open_identity(|note| out.note(note))?;
+    let builder = match open_wallet(settings, &identity).await? {
+        Some(wallet) => ComputeClient::builder().wallet(wallet),
+        None => ComputeClient::builder().no_wallet(),
+    };
+    builder
+        .home(settings.home.clone())
+        .config(settings.config.clone())
+        .identity(identity)
+        .relays(settings.relays.clone())
+        .build()
+        .await
+}
+
+/// Opens a client that buys nothing, for commands that need no wallet.
+///
+/// # Errors
+/// If the ledger can't be opened.
+pub async fn open_looker(settings: &Settings, out: &Output) -> Result<ComputeClient> {
+    let (identity, _) = settings.open_identity(|note| out.note(note))?;
+    let builder = ComputeClient::builder()
+        .looks_only()
+        .home(settings.home.clone())
+        .config(settings.config.clone())
+        .identity(identity)
+        .relays(settings.relays.clone());
+    let builder = match settings.network {
+        Some(network) => builder.network(network),
+        None => builder,
+    };
+    builder.build().await
+}
+
+/// Shows a purchase as it goes, until it is over. The first signal stops it in good order, the second at
+/// once; either way the ledger is left recoverable.
+///
+/// # Errors
+/// Those of the purchase.
+pub async fn watch(
+    mut purchase: Purchase,
+    out: &Output,
+    mut show: impl FnMut(&PurchaseEvent),
+) -> Result<Receipt> {
+    let mut signals = signals::Stop::new()?;
+    let mut stopped = false;
+    let mut shown = String::new();
+    loop {
+        let event = tokio::select! {
+            event = purchase.next_event() => event,
+            () = signals.asked() => {
+                if stopped {
+                    return Err(Error::new(Code::Interrupted, "stopped; run `agent-customer recover`"));
+                }
+                stopped = true;
+                out.status("stopping");
+                purchase.stop();
+                continue;
+            }
+        };
+        let Some(event) = event else { break };
+        show(&event);
+        if let PurchaseEvent::Chunk { text, .. } = &event {
+            out.clear_status();
+            out.text(text);
+            shown.push_str(text);
+        }
+        out.object(&event);
+    }
+    let receipt = purchase.receipt().await;
+    out.clear_status();
+    if let Ok(receipt) = &receipt {
+        show_rest(receipt, &shown, out);
+    }
+    receipt
+}
+
+/// Prints what the pieces left of the result, so that every part of it is printed once.
+fn show_rest(receipt: &Receipt, shown: &str, out: &Output) {
+    match receipt.text.strip_prefix(shown) {
+        Some(rest) => out.text(rest),
+        // Pieces without numbers came in another order than they were sent.
+        None => {
+            out.end_text();
+            out.note("the pieces came out of order; this is the whole text:");
+            out.text(&receipt.text);
+        }
+    }
+    out.end_text();
+    out.object(&PurchaseEvent::Result(receipt.clone()));
+}
+
+/// What is being waited for, in words.
+#[must_use]
+pub fn waiting_for(event: &PurchaseEvent) -> Option<String> {
+    Some(match event {
+        PurchaseEvent::Selected { .. } => "asking the provider".to_owned(),
+        PurchaseEvent::Requested { .. } => "waiting for the invoice".to_owned(),
+        PurchaseEvent::Paying { .. } => "paying".to_owned(),
+        PurchaseEvent::Paid { .. } => "waiting for the result".to_owned(),
+        _ => return None,
+    })
+}
+
+/// One line on what a purchase cost, for the person at the terminal.
+#[must_use]
+pub fn summary(receipt: &Receipt, wallet: &WalletChoice) -> String {
+    let what = match wallet {
+        WalletChoice::Without => "nothing was paid (--no-wallet)".to_owned(),
+        WalletChoice::Sim(_) => format!("paid {} of play money", receipt.paid_msat),
+        WalletChoice::Unset | WalletChoice::Missing(_) => format!("paid {}", receipt.paid_msat),
+    };
+    let seconds = receipt.elapsed_ms / 1000;
+    let tenths = receipt.elapsed_ms % 1000 / 100;
+    format!(
+        "{what} to {} in {seconds}.{tenths} s; purchase {}",
+        short(&receipt.provider),
+        receipt.purchase_id
+    )
+}
+
+/// The first digits of a key: enough to tell providers apart on a screen.
+#[must_use]
+pub fn short(key: &str) -> String {
+    key.get(..16).unwrap_or(key).to_owned()
+}
+
+/// One provider as a line for people.
+#[must_use]
+pub fn provider_line(seen: &ProviderSeen) -> String {
+    let price = match seen.price_msat {
+        Some(price) => price.to_string(),
+        None => "price unknown".to_owned(),
+    };
+    let network = seen
+        .network
+        .map_or("network unknown", crate::units::Network::as_str);
+    let features: Vec<&str> = seen.features.iter().copied().map(Feature::as_str).collect();
+    let fits = match &seen.reason {
+        None => "fits".to_owned(),
+        Some(reason) => format!("left out: {reason}"),
+    };
+    format!(
+        "{}  {price}  {network}  {}  [{}]  [{}]  {fits}",
+        short(&seen.provider),
+        seen.name,
+        seen.models.join(", "),
+        features.join(", "),
+    )
+}
