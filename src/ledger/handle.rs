@@ -364,6 +364,8 @@ struct Paths {
 
 impl Paths {
     fn in_folder(dir: &Path) -> Self {
+        // Absolute, so that SQLite can't take a name like `file:x` for a URI.
+        let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         Self {
             file: dir.join("ledger.sqlite"),
             owners: dir.join("owners"),
@@ -381,9 +383,18 @@ impl Paths {
         match owner::private(OpenOptions::new().write(true).create_new(true)).open(&self.file) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             Err(_) => self.keep_private(),
-            Ok(_) => {}
+            Ok(_) => self.keep_findable(),
         }
         OwnerLock::acquire(&self.owners)
+    }
+
+    /// What SQLite writes is durable only if the folders that lead to it are. Both programs make at most
+    /// three: the home, their own in it, and `owners`.
+    fn keep_findable(&self) {
+        #[cfg(unix)]
+        for folder in self.owners.ancestors().take(4) {
+            let _ = fs::File::open(folder).and_then(|folder| folder.sync_all());
+        }
     }
 
     /// A copy put back from a backup may have become readable to others.

@@ -29,7 +29,8 @@
 //! # Time
 //!
 //! Ledger time is the system's, but never runs backwards: a clock that is set back over midnight does
-//! not give the same day a second budget.
+//! not give the same day a second budget. A clock that once ran ahead keeps the ledger at that day until
+//! the real one arrives ([`Ledger::time`] tells); refusing too long is the safe way to be wrong.
 
 pub mod budget;
 mod diagram;
@@ -37,6 +38,8 @@ mod handle;
 mod owner;
 mod schema;
 mod store;
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -89,7 +92,8 @@ impl Status {
 }
 
 /// The state of a purchase as its state machine wrote it: opaque here, but for the status.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// `Debug` does not show what is in it: prompts, and perhaps a preimage.
+#[derive(Clone, PartialEq, Eq)]
 pub struct StateRow {
     /// Versioned JSON of the state machine.
     pub json: String,
@@ -97,6 +101,16 @@ pub struct StateRow {
     pub label: String,
     /// How it stands.
     pub status: Status,
+}
+
+impl fmt::Debug for StateRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StateRow")
+            .field("label", &self.label)
+            .field("status", &self.status)
+            .field("bytes", &self.json.len())
+            .finish()
+    }
 }
 
 /// A caller's name for one purchase, so that asking again does not buy again.
@@ -337,7 +351,8 @@ pub enum LedgerError {
     /// The change is not one that the diagram has: a bug in the caller.
     #[error("not a step the ledger allows: {0}")]
     Illegal(String),
-    /// The file can't be opened, read or written.
+    /// The file can't be opened, read or written. (Should a disk fail in the middle of a commit, the
+    /// change may turn up after a restart; recovery then finds more on record, never less.)
     #[error("the ledger {path} can't be used: {problem}")]
     Storage {
         /// The file.

@@ -390,12 +390,7 @@ impl Engine {
             Outcome::Loaded(request, job) => self.on_loaded(request, job),
             Outcome::Cancelled(request, done) => self.on_cancelled(request, &done, now),
             Outcome::Worked(job, finish) => self.on_worked(&job, finish),
-            Outcome::Told(request, told) => {
-                self.telling -= 1;
-                if let Err(trouble) = told {
-                    tracing::error!(%request, %trouble, "a result was not delivered; the next start tries again");
-                }
-            }
+            Outcome::Told(what, told) => self.on_told(&what, told),
             Outcome::Announced(said) => self.on_announced(said, now),
             Outcome::Subscribed(Ok(subscription)) => {
                 self.subscribe_pause = RETRY_FIRST;
@@ -547,6 +542,7 @@ impl Engine {
     fn on_worked(&mut self, job: &Job, finish: Finish) {
         let address = job.address;
         self.drop_job(address.request);
+        let is_result = finish.error.is_none();
         if let Some(reason) = finish.error {
             tracing::error!(job_id = %address.job_id(), customer = %address.customer,
                 price = %job.price, %reason, "a paid job failed: its money is owed");
@@ -558,6 +554,8 @@ impl Engine {
         }
         self.tell(Unsent {
             address,
+            price: job.price,
+            is_result,
             messages: finish.messages,
         });
     }
@@ -566,6 +564,21 @@ impl Engine {
         self.telling += 1;
         let task = Arc::clone(&self.shop).tell(unsent);
         self.spawn(None, task);
+    }
+
+    fn on_told(&mut self, what: &Unsent, told: Result<(), RelayError>) {
+        self.telling -= 1;
+        let job_id = what.address.job_id();
+        match told {
+            Ok(()) if what.is_result => self.report(ProviderEvent::Delivered {
+                job_id,
+                price_msat: what.price,
+            }),
+            Ok(()) => {}
+            Err(trouble) => {
+                tracing::error!(%job_id, %trouble, "a result was not taken; the next start tries again");
+            }
+        }
     }
 
     /// Gives a quote up, if the wallet agrees that it can no longer be paid.

@@ -48,7 +48,7 @@ pub(super) enum Outcome {
     /// The backend is done, one way or the other.
     Worked(Box<Job>, Finish),
     /// The customer was told all there is, or could not be.
-    Told(EventId, Result<(), RelayError>),
+    Told(Unsent, Result<(), RelayError>),
     /// We announced, or could not.
     Announced(Result<(), String>),
     /// A new subscription in place of one that ended.
@@ -304,7 +304,7 @@ impl Shop {
         {
             tracing::warn!(job_id = %what.address.job_id(), %error, "a delivery is not on record");
         }
-        Outcome::Told(request, told)
+        Outcome::Told(what, told)
     }
 
     async fn publish(&self, messages: &[Event]) -> Result<(), RelayError> {

@@ -121,6 +121,10 @@ pub struct LateQuote {
 pub struct Unsent {
     /// The job they are about.
     pub address: Address,
+    /// What was paid for it.
+    pub price: Msat,
+    /// Whether they are its result, and not that there is none.
+    pub is_result: bool,
     /// Signed, in order.
     pub messages: Vec<Event>,
 }
@@ -517,7 +521,7 @@ fn read_unfinished(
         job_from,
     )?;
     // What was signed can be sent whatever wallet is in use now.
-    let sql = "SELECT request_id, customer, channel, messages FROM jobs WHERE provider = ?1
+    let sql = "SELECT request_id, customer, channel, messages, price_msat, state FROM jobs WHERE provider = ?1
          AND published_at IS NULL AND state IN ('done', 'failed') AND messages IS NOT NULL LIMIT ?2";
     let unsent = all(&mut db.prepare(sql)?, params![key, most], unsent_from)?;
     let sql =
@@ -714,6 +718,8 @@ fn unsent_from(row: &Row<'_>) -> Result<Unsent, StoreError> {
     let messages = messages.lines().map(Event::from_json);
     Ok(Unsent {
         address,
+        price: Msat::new(from_sql(row.get(4)?)),
+        is_result: state(row, 5)? == JobState::Done,
         messages: messages.collect::<Result<_, _>>().map_err(nonsense)?,
     })
 }

@@ -372,7 +372,9 @@ fn explain_parse(text: &str, error: &Bolt11ParseError) -> InvoiceProblem {
     if is_spark(&text) {
         return InvoiceProblem::Spark;
     }
-    if !text.starts_with("ln") {
+    // Offers and invoices of BOLT12, and LNURL, look alike at first.
+    let others = ["lno1", "lni1", "lnurl1"];
+    if !text.starts_with("ln") || others.iter().any(|other| text.starts_with(other)) {
         return InvoiceProblem::NotAnInvoice;
     }
     // "o" is no bech32 digit, so no invoice ever reads like this.

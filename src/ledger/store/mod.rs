@@ -27,10 +27,11 @@ use crate::clock::Clock;
 use crate::ids::{PurchaseId, WalletId};
 use crate::units::{Msat, UnixSecs};
 
-/// How long one process waits while others write. Each of them needs milliseconds.
+/// How long one process waits while others write. Each of them needs about a millisecond.
 const BUSY: Duration = Duration::from_secs(10);
-/// The wait between two tries at what SQLite itself does not wait for, while opening.
-const RETRY: Duration = Duration::from_millis(5);
+/// How long until it asks again: a lock in a file wakes nobody. SQLite's own waiting backs off to 100
+/// times this, and then the patient lose to the newcomers.
+const ASK_AGAIN: Duration = Duration::from_millis(1);
 /// Every statement there is stays prepared.
 const STATEMENTS: usize = 40;
 
@@ -38,17 +39,28 @@ const STATEMENTS: usize = 40;
 pub(super) fn connect(file: &Path) -> Result<Connection, Fault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut db = Connection::open_with_flags(file, flags)?;
-    db.busy_timeout(BUSY)?;
+    db.busy_handler(Some(wait_for_others))?;
     // Many processes may meet at a new file. To switch it to WAL takes it whole for a moment, and for
     // that SQLite does not wait by itself.
     let begun = Instant::now();
     loop {
         match prepare(&mut db) {
-            Err(fault) if fault.is_busy() && begun.elapsed() < BUSY => std::thread::sleep(RETRY),
+            Err(fault) if fault.is_busy() && begun.elapsed() < BUSY => {
+                std::thread::sleep(ASK_AGAIN)
+            }
             Err(fault) => return Err(fault),
             Ok(()) => return Ok(db),
         }
     }
+}
+
+/// SQLite calls this when another process has the lock, with how often it did already.
+fn wait_for_others(times: i32) -> bool {
+    let waited = ASK_AGAIN.saturating_mul(times.unsigned_abs());
+    if waited < BUSY {
+        std::thread::sleep(ASK_AGAIN);
+    }
+    waited < BUSY
 }
 
 /// An empty ledger that is nowhere, for reading where there is none yet.

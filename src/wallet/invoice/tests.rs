@@ -153,7 +153,12 @@ fn what_is_no_invoice_is_called_by_its_name() {
         ("", P::Empty),
         (" \n", P::Empty),
         ("hello", P::NotAnInvoice),
-        ("lnurl", P::Damaged),
+        ("lnurl1dp68gurn8ghj7", P::NotAnInvoice),
+        (
+            "lno1qgsqvgnwgcg35z6ee2h3yczraddm72xrfua9uve2rlrm9deu7xyfzrc",
+            P::NotAnInvoice,
+        ),
+        ("ln", P::Damaged),
         ("lnbcrt100n1mock", P::Mock),
         ("LNBCRT100N1MOCK", P::Mock),
         ("sprt1pgssyuuuhnrrdjswal5c3s3rafw9w3y5dd4cjy3duxl", P::Spark),

@@ -83,7 +83,10 @@ impl Bank {
         if let Some(bank) = known.and_then(|(_, bank)| bank.upgrade()) {
             return Ok(bank);
         }
-        let (connection, id) = connect(path).map_err(|problem| explain(path, problem))?;
+        let (connection, id) = connect(path).map_err(|problem| match problem {
+            Problem::Refused(why) => storage(path, &why),
+            problem => explain(path, problem),
+        })?;
         let bank = Arc::new(Self {
             path: path.to_owned(),
             id,
@@ -184,6 +187,13 @@ fn rows_changed(books: &Connection) -> Result<i64, Problem> {
 pub(super) struct Begun {
     bank: Arc<Bank>,
     of: (i64, PaymentHash),
+}
+
+impl Begun {
+    /// Whether no other attempt at the same payment is on its way.
+    pub(super) fn is_alone(&self) -> bool {
+        lock(&self.bank.begun).get(&self.of) == Some(&1)
+    }
 }
 
 impl Drop for Begun {
@@ -318,7 +328,11 @@ fn retry_while_busy<T>(attempt: impl Fn() -> Result<T, Problem>) -> Result<T, Pr
 fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+        Some(
+            ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::FileLockingProtocolFailed
+        )
     )
 }
 

@@ -171,7 +171,8 @@ pub(super) fn add_invoice(books: &Connection, invoice: &NewInvoice<'_>) -> Resul
     Ok(())
 }
 
-/// Pays from `payer`, once: whatever is on record for the hash already is the answer.
+/// Pays from `payer` what it has not paid or tried to pay before: a second row for the same hash is an
+/// error.
 pub(super) fn pay(
     books: &Connection,
     payer: i64,
@@ -180,10 +181,6 @@ pub(super) fn pay(
     fee: Msat,
     now: UnixSecs,
 ) -> Result<Attempt, Problem> {
-    let recorded = outgoing(books, payer, request.payment_hash)?;
-    if recorded != Outgoing::NotFound {
-        return Ok(Attempt::Recorded(recorded));
-    }
     let sql = "SELECT payee, bolt11, expires_at, hold, state FROM invoice WHERE payment_hash = ?1";
     let known = books
         .prepare_cached(sql)?

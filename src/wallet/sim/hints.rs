@@ -137,7 +137,40 @@ impl Looking {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+
+    fn is_looking(bank: &Bank) -> bool {
+        lock(&bank.hints.looking.state).running
+    }
+
+    #[test]
+    fn the_thread_looks_for_as_long_as_somebody_listens() {
+        let folder = tempfile::tempdir().unwrap();
+        let bank = Bank::open(&folder.path().join("bank.sqlite"), true).unwrap();
+        assert!(!is_looking(&bank));
+        for _ in 0..3 {
+            let receivers = [bank.hints.listen(&bank), bank.hints.listen(&bank)];
+            assert!(receivers.iter().all(Option::is_some) && is_looking(&bank));
+            drop(receivers);
+            let since = Instant::now();
+            while is_looking(&bank) {
+                assert!(since.elapsed() < Duration::from_secs(60));
+                std::thread::yield_now();
+            }
+        }
+        // And it keeps no bank open that everybody else has left.
+        let receiver = bank.hints.listen(&bank);
+        let left = Arc::downgrade(&bank);
+        drop(bank);
+        let since = Instant::now();
+        while left.strong_count() > 0 {
+            assert!(since.elapsed() < Duration::from_secs(60));
+            std::thread::yield_now();
+        }
+        drop(receiver);
+    }
 
     #[test]
     fn looks_are_frequent_after_a_change_and_rare_when_nothing_happens() {

@@ -31,10 +31,11 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use nostr::PublicKey;
 use nostr::secp256k1::SecretKey;
+use rusqlite::Connection;
 use tokio::sync::watch;
 
 pub use self::audit::{Audit, audit};
-use self::bank::{Bank, Problem, lock};
+use self::bank::{Bank, Begun, Problem, lock};
 use self::books::{Attempt, NewInvoice};
 pub use self::faults::{Fault, SLOW, UnknownFault};
 use super::invoice::{MAX_LIFETIME_SECS, Parsed, parse_unchecked};
@@ -45,7 +46,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::ids::{PaymentHash, Preimage, WalletId};
-use crate::units::{Msat, Network};
+use crate::units::{Msat, Network, UnixSecs};
 
 /// The blocks that the payee of an ordinary invoice has to claim it: BOLT11's default.
 const PLAIN_BLOCKS: u64 = 18;
@@ -189,14 +190,12 @@ impl Inner {
         if request.expiry_secs == 0 || request.expiry_secs > MAX_LIFETIME_SECS {
             return refused("an invoice lives for at least a second and at most 30 days");
         }
-        let preimage = match request.hold {
-            Some(_) => None,
-            None => Some(Preimage::from_bytes(rand::random())),
-        };
-        let payment_hash = match (request.hold, &preimage) {
-            (Some(hash), _) => hash,
-            (None, Some(preimage)) => preimage.payment_hash(),
-            (None, None) => return refused("an invoice needs a hash"),
+        let (payment_hash, preimage, min_final_cltv) = match request.hold {
+            Some(hash) => (hash, None, u64::from(self.options.hold_blocks)),
+            None => {
+                let preimage = Preimage::from_bytes(rand::random());
+                (preimage.payment_hash(), Some(preimage), PLAIN_BLOCKS)
+            }
         };
         let now = self.options.clock.now();
         let draft = Draft {
@@ -207,10 +206,7 @@ impl Inner {
             description: format!("{MARK}{}", request.description),
             created_at: now,
             expiry_secs: request.expiry_secs,
-            min_final_cltv: match request.hold {
-                Some(_) => u64::from(self.options.hold_blocks),
-                None => PLAIN_BLOCKS,
-            },
+            min_final_cltv,
         };
         let bolt11 = sign(&draft, &self.node_key)
             .map_err(|problem| WalletError::Refused(problem.to_string()))?;
@@ -234,29 +230,24 @@ impl Inner {
         })
     }
 
-    fn attempt(&self, request: &PayRequest) -> PayOutcome {
+    fn attempt(&self, request: &PayRequest, begun: &Begun) -> PayOutcome {
         if self.options.fault == Some(Fault::Slow) {
             std::thread::sleep(SLOW);
         }
+        // Before the transaction: verifying a signature takes longer than all of its SQL.
+        let invoice = self.payable(request);
         let now = self.options.clock.now();
         let attempt = self.bank.write(now, |books| {
-            match self.objection(request) {
-                Ok(invoice) => {
-                    let fee = self.options.fee;
-                    books::pay(books, self.account, request, &invoice, fee, now)
-                }
-                // An earlier attempt may have gone through all the same.
-                Err(why) => Ok(
-                    match books::outgoing(books, self.account, request.payment_hash)? {
-                        Outgoing::NotFound => Attempt::Refused(FailureProof::new(why)),
-                        recorded => Attempt::Recorded(recorded),
-                    },
-                ),
-            }
+            let attempt = self.attempt_in(books, request, invoice, now)?;
+            Ok((attempt, begun.is_alone()))
         });
         match attempt {
-            Ok(Attempt::Refused(proof)) => PayOutcome::Failed(proof),
-            Ok(Attempt::Recorded(recorded)) => match self.as_told(recorded) {
+            Ok((Attempt::Refused(proof), true)) => PayOutcome::Failed(proof),
+            // Refused now; but money may come in before the other attempt is decided.
+            Ok((Attempt::Refused(proof), false)) => PayOutcome::Unknown {
+                reason: format!("{}; another attempt is on its way", proof.reason),
+            },
+            Ok((Attempt::Recorded(recorded), _)) => match self.as_told(recorded) {
                 Outgoing::Paid { preimage, fee } => PayOutcome::Paid { preimage, fee },
                 Outgoing::InFlight => PayOutcome::InFlight,
                 Outgoing::Failed(proof) => PayOutcome::Failed(proof),
@@ -264,15 +255,36 @@ impl Inner {
                     reason: "the payment left no record".to_owned(),
                 },
             },
-            // Nothing moved now, but the file may hold an earlier attempt.
+            // A commit that failed may be on disk all the same, and so may an earlier attempt.
             Err(error) => PayOutcome::Unknown {
                 reason: error.to_string(),
             },
         }
     }
 
-    /// What can be said against a payment without looking at the books.
-    fn objection(&self, request: &PayRequest) -> Result<Parsed, String> {
+    fn attempt_in(
+        &self,
+        books: &Connection,
+        request: &PayRequest,
+        invoice: Result<Parsed, String>,
+        now: UnixSecs,
+    ) -> Result<Attempt, Problem> {
+        // Whatever speaks against paying now, an earlier attempt may have gone through.
+        let recorded = books::outgoing(books, self.account, request.payment_hash)?;
+        if recorded != Outgoing::NotFound {
+            return Ok(Attempt::Recorded(recorded));
+        }
+        match invoice {
+            Ok(invoice) => {
+                let fee = self.options.fee;
+                books::pay(books, self.account, request, &invoice, fee, now)
+            }
+            Err(why) => Ok(Attempt::Refused(FailureProof::new(why))),
+        }
+    }
+
+    /// The invoice to pay, or what can be said against that without looking at the books.
+    fn payable(&self, request: &PayRequest) -> Result<Parsed, String> {
         if self.options.fault == Some(Fault::Refuse) {
             return Err("this play-money wallet was told to refuse every payment".to_owned());
         }
@@ -404,11 +416,7 @@ impl Wallet for SimWallet {
             // Before the payment, so that it is silent too if nobody waits for the answer.
             self.0.fall_silent(hash);
         }
-        let paying = self.on_bank(move |wallet| {
-            let outcome = wallet.attempt(&request);
-            drop(begun);
-            Ok(outcome)
-        });
+        let paying = self.on_bank(move |wallet| Ok(wallet.attempt(&request, &begun)));
         match paying.await {
             Ok(_) if self.0.options.fault == Some(Fault::TimeoutAfter) => self.0.fall_silent(hash),
             Ok(outcome) => outcome,
