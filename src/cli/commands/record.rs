@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-use crate::cli::settings::Settings;
+use crate::cli::settings::{Settings, WalletChoice};
 use crate::clock::Clock;
 use crate::config::Role;
 use crate::error::{Code, Error, Result};
 use crate::ids::{JobId, PaymentHash, PurchaseId};
-use crate::ledger::{Ledger, PurchaseRecord};
+use crate::ledger::{HistoryQuery, Ledger, PurchaseRecord, Scope};
 use crate::purchase::state::{Phase, Settled, State, holds_money};
 use crate::units::{Msat, Network, UnixSecs};
 
@@ -76,6 +76,22 @@ pub(super) fn reason(phase: &Phase) -> Option<&str> {
         Phase::Failed { message, .. } => Some(message),
         _ => None,
     }
+}
+
+/// Which budget a look at the books is about: that of the chosen wallet or network, and without such a
+/// choice that of the latest purchase.
+pub(super) async fn scope(settings: &Settings, ledger: Option<&Ledger>) -> Result<Scope> {
+    let chosen = settings.wallet != WalletChoice::Unset || settings.network.is_some();
+    if let (false, Some(ledger)) = (chosen, ledger) {
+        let latest = HistoryQuery {
+            scope: None,
+            limit: 1,
+        };
+        if let Some(latest) = ledger.history(latest).await?.first() {
+            return Ok(latest.scope);
+        }
+    }
+    Ok(settings.scope())
 }
 
 /// The ledger, to be read only; `None` if nothing was ever bought from this home.
