@@ -282,8 +282,9 @@ async fn fetch_result(
         .checked_sub(Duration::from_secs(now.since(state.terms.started_at)))
         .unwrap_or_else(Instant::now);
     let deadline = Instant::now() + patience;
-    let overdue = state.terms.deadline <= now;
-    let run = Run::new(engine, state, version, &tell, started, deadline).stored_only(overdue);
+    // Once given up, whether at the deadline or at the provider's word, it is looked for, not waited for.
+    let given_up = matches!(state.phase, Phase::Undelivered { .. }) || state.terms.deadline <= now;
+    let run = Run::new(engine, state, version, &tell, started, deadline).stored_only(given_up);
     let never = CancellationToken::new();
     let outcome = {
         let driving = run.drive(answers, &never);
