@@ -3,7 +3,9 @@
 use crate::cli::output::Output;
 use crate::cli::settings::{FindSettings, PurchaseSettings, Settings, WalletChoice};
 use crate::cli::text::one_line;
-use crate::cli::watch::{LONGEST_NAME, open_client, provider_line, short, summary, waiting_for, watch};
+use crate::cli::watch::{
+    LONGEST_NAME, open_client, provider_line, short, summary, waiting_for, watch,
+};
 use crate::client::{PurchaseEvent, PurchaseRequest};
 use crate::error::Result;
 
