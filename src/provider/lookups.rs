@@ -277,7 +277,7 @@ mod tests {
             }
         }
         assert!(
-            asked >= 1 && asked <= 25,
+            (1..=25).contains(&asked),
             "{asked} questions for a flood of hints"
         );
     }

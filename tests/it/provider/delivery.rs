@@ -131,7 +131,7 @@ async fn chunks_come_in_order_and_make_up_the_result() {
             break;
         }
     }
-    assert!(seq >= 2 && seq < 50, "{seq} chunks for 200 tokens");
+    assert!((2..50).contains(&seq), "{seq} chunks for 200 tokens");
     assert_eq!(text, whole);
     assert_eq!(peer.result(&job).await, whole);
 
