@@ -306,3 +306,6 @@ fn merge(known: &mut Vec<Refusal>, more: Vec<Refusal>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

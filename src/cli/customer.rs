@@ -27,8 +27,7 @@ use crate::units::Msat;
     override_usage = "agent-customer [OPTIONS] --prompt <TEXT>\n       agent-customer [GLOBAL OPTIONS] <COMMAND>",
     arg_required_else_help = true,
     after_help = help::MORE,
-    after_long_help = help::CUSTOMER,
-    disable_help_subcommand = true
+    after_long_help = help::CUSTOMER
 )]
 pub struct Customer {
     /// Flags that go anywhere.
@@ -52,7 +51,7 @@ pub struct FindArgs {
     /// Ask in this NIP-28 channel only: hex, note or nevent
     #[arg(long, value_name = "ID", value_parser = args::channel)]
     pub channel: Option<EventId>,
-    /// cheapest, first, best (own record first), or a public key: npub, nprofile, or >= 8 hex digits
+    /// cheapest, first, or a public key: npub, nprofile, or >= 8 hex digits (default: cheapest)
     #[arg(long, value_name = "HOW", value_parser = select)]
     pub select: Option<Select>,
     /// Only providers that offer this model; it is asked for
@@ -84,7 +83,7 @@ pub struct BuyArgs {
     /// The routing fee allowed on top, in millisats (default: 1 % of the price, at least 10000)
     #[arg(long, value_name = "MSATS", value_parser = args::msats_or_none, help_heading = "Paying")]
     pub max_fee: Option<Msat>,
-    /// Pay into escrow, and release after delivery
+    /// Pay into escrow, and release after delivery (no wallet of this version can: exit 12)
     #[arg(long, help_heading = "Paying")]
     pub htlc: bool,
     /// No payment at all, as in the original tool's test mode: regtest only
@@ -93,10 +92,10 @@ pub struct BuyArgs {
     /// Count this purchase against tick ID (at most 64 bytes; summed over all time)
     #[arg(long, value_name = "ID", value_parser = args::tick, help_heading = "Paying")]
     pub tick: Option<String>,
-    /// Ask for a NIP-90 job instead of going through a channel
+    /// Ask for a NIP-90 job instead of going through a channel (not in this version: exit 2)
     #[arg(long, help_heading = "Buying")]
     pub direct: bool,
-    /// Do not encrypt, even where the provider can
+    /// Do not encrypt, even where the provider can (nothing is encrypted in this version)
     #[arg(long, help_heading = "Buying")]
     pub plaintext: bool,
     /// The longest that the whole purchase may take

@@ -26,8 +26,7 @@ use crate::units::Msat;
     override_usage = "agent-provider (--create-channel | --channel <ID>) [OPTIONS]\n       agent-provider [GLOBAL OPTIONS] <COMMAND>",
     arg_required_else_help = true,
     after_help = help::MORE,
-    after_long_help = help::PROVIDER,
-    disable_help_subcommand = true
+    after_long_help = help::PROVIDER
 )]
 pub struct Provider {
     /// Flags that go anywhere.

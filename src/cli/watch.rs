@@ -4,7 +4,7 @@ use super::output::Output;
 use super::settings::{Settings, WalletChoice};
 use super::signals;
 use super::wallets::open_wallet;
-use crate::client::{ComputeClient, ProviderSeen, Purchase, PurchaseEvent, Receipt};
+use crate::client::{Builder, ComputeClient, ProviderSeen, Purchase, PurchaseEvent, Receipt};
 use crate::error::{Code, Error, Result};
 use crate::protocol::Feature;
 
@@ -13,18 +13,32 @@ use crate::protocol::Feature;
 /// # Errors
 /// If one of them can't be opened.
 pub async fn open_client(settings: &Settings, out: &Output) -> Result<ComputeClient> {
+    let client = client_builder(settings, out).await?.build().await?;
+    for one in client.recovered() {
+        let id = &one.purchase_id;
+        out.note(&format!(
+            "left open earlier: purchase {id} was {}, is {}, paid {}, reserved {}",
+            one.was, one.state, one.paid_msat, one.reserved_msat
+        ));
+    }
+    Ok(client)
+}
+
+/// The client of these settings, in the making.
+///
+/// # Errors
+/// If the identity or the wallet can't be opened.
+pub async fn client_builder(settings: &Settings, out: &Output) -> Result<Builder> {
     let (identity, _) = settings.open_identity(|note| out.note(note))?;
     let builder = match open_wallet(settings, &identity).await? {
         Some(wallet) => ComputeClient::builder().wallet(wallet),
         None => ComputeClient::builder().no_wallet(),
     };
-    builder
+    Ok(builder
         .home(settings.home.clone())
         .config(settings.config.clone())
         .identity(identity)
-        .relays(settings.relays.clone())
-        .build()
-        .await
+        .relays(settings.relays.clone()))
 }
 
 /// Opens a client that buys nothing, for commands that need no wallet.

@@ -11,6 +11,7 @@ use crate::config::{Config, DEFAULT_RELAYS, Home, Role, Runway};
 use crate::identity::{Identity, keystore};
 use crate::ledger::{Ledger, Limits, Scope};
 use crate::purchase::driver::Engine;
+use crate::purchase::recover::{Depth, recover};
 use crate::relay::pool::{PoolOptions, RelayPoolSession, parse_urls};
 use crate::relay::{RelayError, RelaySession};
 use crate::units::Network;
@@ -91,6 +92,7 @@ pub struct Builder {
     limits: Option<Runway>,
     allow: Option<Vec<PublicKey>>,
     deny: Option<Vec<PublicKey>>,
+    leaves_open: bool,
     clock: Clock,
 }
 
@@ -173,6 +175,14 @@ impl Builder {
         self
     }
 
+    /// Leaves what a crash left open to [`ComputeClient::recover`], instead of settling it before the
+    /// first purchase.
+    #[must_use]
+    pub const fn without_recovery(mut self) -> Self {
+        self.leaves_open = true;
+        self
+    }
+
     /// What tells the time. For tests.
     #[must_use]
     pub fn clock(mut self, clock: Clock) -> Self {
@@ -229,15 +239,24 @@ impl Builder {
         let ledger = Ledger::open(&folder, self.clock.clone()).await?;
         let mut deny = config.policy.deny;
         deny.extend(self.deny.iter().flatten());
+        let engine = Engine {
+            identity,
+            relays: self.connect(&config.relays)?,
+            wallet,
+            ledger,
+            limits: limits(runway),
+            clock: self.clock.clone(),
+        };
+        // What a crash left is settled before anything new is bought. What can't be settled now stays
+        // reserved, and that counts against the limits.
+        let recovered = if buys && !self.leaves_open {
+            recover(&engine, Depth::Open).await?
+        } else {
+            Vec::new()
+        };
         Ok(Ready {
-            engine: Engine {
-                identity,
-                relays: self.connect(&config.relays)?,
-                wallet,
-                ledger,
-                limits: limits(runway),
-                clock: self.clock.clone(),
-            },
+            engine,
+            recovered,
             scope,
             network,
             buys,

@@ -18,7 +18,7 @@ use crate::market::{self, Choice, Headroom, Policy, Select, Verdict};
 use crate::protocol::message::{AgentMessage, JobRequest};
 use crate::protocol::{Feature, KIND_TEXT_GENERATION, Offer, channel, codec};
 use crate::purchase::driver::Run;
-use crate::purchase::recover::{recover_one, subscribe};
+use crate::purchase::recover::{Depth, recover_one, subscribe};
 use crate::purchase::state::{PayBy, Phase, State, Terms};
 use crate::relay::{RelayError, seal};
 use crate::units::{Msat, UnixSecs};
@@ -273,7 +273,9 @@ impl Attempt<'_> {
                 Status::Failed => return Ok(None),
                 Status::Delivered => return self.tell_again(&state).await.map(Some),
                 Status::Open | Status::Undelivered if !recovered => {
-                    recovered = recover_one(engine, record.clone()).await?.is_some();
+                    recovered = recover_one(engine, record.clone(), Depth::All)
+                        .await?
+                        .is_some();
                     if recovered {
                         record = engine.ledger.purchase(record.id).await?;
                         continue;

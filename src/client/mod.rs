@@ -63,6 +63,8 @@ struct Inner {
 #[derive(Debug)]
 struct Ready {
     engine: Engine,
+    /// What was settled before the first purchase.
+    recovered: Vec<Recovered>,
     scope: Scope,
     /// The network of offers; `None`: any.
     network: Option<Network>,
@@ -93,16 +95,10 @@ impl ComputeClient {
     }
 
     async fn ready(&self) -> Result<&Ready> {
-        let open = || async {
-            let ready = self.inner.builder.open().await?;
-            // What a crash left is settled before anything new is bought. What can't be settled now stays
-            // reserved, and that counts against the limits.
-            for recovered in recover::recover(&ready.engine, Depth::Open).await? {
-                tracing::info!(purchase = %recovered.purchase_id, was = %recovered.was, now = %recovered.state, "recovered");
-            }
-            Ok(ready)
-        };
-        self.inner.ready.get_or_try_init(open).await
+        self.inner
+            .ready
+            .get_or_try_init(|| self.inner.builder.open())
+            .await
     }
 
     /// Priced providers with a channel, as the seeds' agents expect them, after looking for at most `secs`
@@ -208,6 +204,15 @@ impl ComputeClient {
     pub async fn budget(&self, tick: Option<&str>) -> Result<BudgetReport> {
         let Ready { engine, scope, .. } = self.ready().await?;
         Ok(engine.ledger.budget(*scope, tick, engine.limits).await?)
+    }
+
+    /// What was left open by an earlier process and was looked at when this client was opened.
+    #[must_use]
+    pub fn recovered(&self) -> &[Recovered] {
+        self.inner
+            .ready
+            .get()
+            .map_or(&[], |ready| ready.recovered.as_slice())
     }
 
     /// Settles what was left open, and fetches results that came late.

@@ -40,5 +40,8 @@ pub const RETRY_LONGEST: Duration = Duration::from_secs(10);
 /// How long recovery waits for one purchase: for its wallet, and for its result.
 pub const RECOVER_PATIENCE: Duration = Duration::from_secs(10);
 
+/// The same before the first purchase of a process, which does not depend on it.
+pub const RECOVER_AT_START: Duration = Duration::from_secs(2);
+
 /// How long recovery waits for what the relays have stored of a purchase that is long over.
 pub const RECOVER_STORED: Duration = Duration::from_secs(3);

@@ -105,7 +105,7 @@ pub enum IdentityError {
         problem: String,
     },
     /// The file can't be read or written.
-    #[error("{path}: {problem}", path = path.display())]
+    #[error("{path} can't be read or written: {problem}", path = path.display())]
     Io {
         /// The file or folder.
         path: std::path::PathBuf,
@@ -128,6 +128,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use nostr::nips::nip19::ToBech32 as _;
+    use nostr::nips::nip49::KeySecurity;
 
     use super::*;
 
@@ -145,7 +146,9 @@ mod tests {
     #[test]
     fn an_ncryptsec_needs_its_password() {
         let keys = Keys::new(SecretKey::from_hex(HEX).unwrap());
-        let encrypted = keys.secret_key().encrypt("right").unwrap();
+        // Cheap on purpose: the cost of a guess is not what is tested.
+        let encrypted =
+            EncryptedSecretKey::new(keys.secret_key(), "right", 4, KeySecurity::Unknown).unwrap();
         let text = Secret::new(encrypted.to_bech32().unwrap());
         let with = |password: Option<&str>| {
             Identity::from_secret_key(&text, password.map(Secret::new).as_ref())

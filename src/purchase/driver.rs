@@ -57,6 +57,8 @@ pub struct Run<'a> {
     deadline: Instant,
     /// Things under way that come back as something that happened.
     work: JoinSet<Option<Happening>>,
+    /// What we say, on its way to the relays.
+    said: JoinSet<()>,
     queue: VecDeque<Happening>,
     /// When a stream that is over counts as the whole text.
     whole_text_by: Option<Instant>,
@@ -87,6 +89,7 @@ impl<'a> Run<'a> {
             started,
             deadline,
             work: JoinSet::new(),
+            said: JoinSet::new(),
             queue: VecDeque::new(),
             whole_text_by: None,
             doubt_until: None,
@@ -146,6 +149,7 @@ impl<'a> Run<'a> {
                 biased;
                 () = stop.cancelled() => Some(Happening::Interrupted),
                 Some(done) = self.work.join_next() => done.ok().flatten(),
+                Some(_) = self.said.join_next() => None,
                 incoming = answers.next(), if listening => match incoming {
                     Some(Incoming::StoredDone { .. }) => self.stored_only.then_some(Happening::Deadline),
                     Some(Incoming::Event(event)) => heard(&self.state, &event),
@@ -346,16 +350,16 @@ impl<'a> Run<'a> {
         };
         let relays = Arc::clone(&self.engine.relays);
         let until = self.deadline.max(Instant::now() + config::LAST_WORDS);
-        self.work.spawn(async move {
+        self.said.spawn(async move {
             let mut pause = config::RETRY_FIRST;
             loop {
                 let within = until.saturating_duration_since(Instant::now());
                 match relays.publish(&event, within).await {
-                    Ok(_) | Err(RelayError::Closed | RelayError::NoRelay(_)) => return None,
+                    Ok(_) | Err(RelayError::Closed | RelayError::NoRelay(_)) => return,
                     Err(RelayError::NotPublished(_) | RelayError::Unreachable(_)) => {}
                 }
                 if Instant::now() + pause >= until {
-                    return None;
+                    return;
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(config::RETRY_LONGEST);
@@ -435,7 +439,7 @@ impl<'a> Run<'a> {
     /// Gives what is still to be said a moment to leave.
     async fn last_words(&mut self) {
         let _ = timeout(config::LAST_WORDS, async {
-            while self.work.join_next().await.is_some() {}
+            while self.said.join_next().await.is_some() {}
         })
         .await;
     }

@@ -46,13 +46,22 @@ pub struct Trouble {
     pub message: String,
 }
 
-/// How much recovery may do.
+/// How much recovery may do, and how long it may take for one purchase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
     /// What was open: money first, and results that are on the relays already. At every start.
     Open,
     /// That, and results of purchases that were given up as undelivered. The `recover` command.
     All,
+}
+
+impl Depth {
+    const fn patience(self) -> Duration {
+        match self {
+            Self::Open => config::RECOVER_AT_START,
+            Self::All => config::RECOVER_PATIENCE,
+        }
+    }
 }
 
 /// Recovers every purchase that no living process works on.
@@ -66,7 +75,7 @@ pub async fn recover(engine: &Engine, depth: Depth) -> Result<Vec<Recovered>> {
         if undelivered && depth == Depth::Open {
             continue;
         }
-        done.extend(recover_one(engine, record).await?);
+        done.extend(recover_one(engine, record, depth).await?);
     }
     Ok(done)
 }
@@ -75,7 +84,11 @@ pub async fn recover(engine: &Engine, depth: Depth) -> Result<Vec<Recovered>> {
 ///
 /// # Errors
 /// If the ledger can't be used.
-pub async fn recover_one(engine: &Engine, record: PurchaseRecord) -> Result<Option<Recovered>> {
+pub async fn recover_one(
+    engine: &Engine,
+    record: PurchaseRecord,
+    depth: Depth,
+) -> Result<Option<Recovered>> {
     let Some(_driving) = engine.ledger.drive(record.id) else {
         return Ok(None);
     };
@@ -86,7 +99,9 @@ pub async fn recover_one(engine: &Engine, record: PurchaseRecord) -> Result<Opti
     };
     let was = record.state.label.clone();
     let id = record.id;
-    let trouble = settle_and_fetch(engine, record).await.err();
+    let trouble = settle_and_fetch(engine, record, depth.patience())
+        .await
+        .err();
     report(engine, id, was, trouble).await.map(Some)
 }
 
@@ -132,7 +147,11 @@ fn read(record: &PurchaseRecord) -> Result<State> {
 }
 
 /// Money first, then the result.
-async fn settle_and_fetch(engine: &Engine, record: PurchaseRecord) -> Result<(), Trouble> {
+async fn settle_and_fetch(
+    engine: &Engine,
+    record: PurchaseRecord,
+    patience: Duration,
+) -> Result<(), Trouble> {
     let mut state = read(&record)?;
     let mut version = record.version;
     match &state.phase {
@@ -140,7 +159,7 @@ async fn settle_and_fetch(engine: &Engine, record: PurchaseRecord) -> Result<(),
             apply(engine, &mut state, version, Happening::Interrupted).await?;
         }
         Phase::Paying(_) | Phase::Unknown { .. } => {
-            version = decide_payment(engine, &mut state, version).await?;
+            version = decide_payment(engine, &mut state, version, patience).await?;
         }
         Phase::Awaiting { .. }
         | Phase::Undelivered { .. }
@@ -151,7 +170,7 @@ async fn settle_and_fetch(engine: &Engine, record: PurchaseRecord) -> Result<(),
         state.phase,
         Phase::Awaiting { .. } | Phase::Undelivered { .. }
     ) {
-        fetch_result(engine, state, version).await?;
+        fetch_result(engine, state, version, patience).await?;
     }
     Ok(())
 }
@@ -161,6 +180,7 @@ async fn decide_payment(
     engine: &Engine,
     state: &mut State,
     mut version: u64,
+    patience: Duration,
 ) -> Result<u64, Trouble> {
     let (Some(wallet), PayBy::Invoice(paid_by)) = (&engine.wallet, &state.terms.pay_by) else {
         return Err(Trouble {
@@ -183,7 +203,7 @@ async fn decide_payment(
             message: "a payment without an invoice".to_owned(),
         });
     };
-    let until = Instant::now() + config::RECOVER_PATIENCE;
+    let until = Instant::now() + patience;
     let mut pause = Duration::ZERO;
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -241,13 +261,18 @@ async fn apply(
 }
 
 /// Fetches a result that is on the relays, or comes while the buyer would still have waited for it.
-async fn fetch_result(engine: &Engine, mut state: State, version: u64) -> Result<(), Trouble> {
+async fn fetch_result(
+    engine: &Engine,
+    mut state: State,
+    version: u64,
+    most: Duration,
+) -> Result<(), Trouble> {
     let now = engine.clock.now();
     let patience = state
         .terms
         .deadline
         .until(now)
-        .clamp(config::RECOVER_STORED, config::RECOVER_PATIENCE);
+        .clamp(config::RECOVER_STORED.min(most), most);
     // What was on the way when the process died is read again from the relays.
     state.stream = super::assembly::Assembly::default();
     state.shown = 0;

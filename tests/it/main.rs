@@ -7,8 +7,10 @@
 )]
 
 mod architecture;
+mod crash;
 mod discovery;
 mod harness;
+mod hostile;
 mod identity;
 mod ledger;
 mod programs;

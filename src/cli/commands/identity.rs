@@ -43,8 +43,10 @@ pub fn run(settings: Settings, command: IdentityCommand, out: &Output) -> Result
             keep(&settings, &Kept::Words(words), out)
         }
         IdentityCommand::Import { from } => {
+            // Told first: a secret that was typed here has been seen, whatever else is wrong.
+            let place = Place::of(&from)?;
             refuse_if_kept(&settings)?;
-            let text = read_secret(&from, out)?;
+            let text = place.read(out)?;
             let password = settings.identity.password()?;
             let kept = Kept::from_text(&text, password.as_ref())?;
             keep(&settings, &kept, out)
@@ -90,33 +92,52 @@ fn show(key: PublicKey, source: &'static str, out: &Output) -> Result<()> {
     Ok(())
 }
 
-/// Reads a secret from where its owner says: a file, stdin, or a prompt that shows nothing.
-fn read_secret(from: &[String], out: &Output) -> Result<Secret> {
-    let usage = |message: &str| Error::new(Code::Usage, format!("identity import: {message}"));
-    let place = match from {
-        [] => "-",
-        [place] => place.as_str(),
-        _ => return Err(usage(NEVER_ARGV)),
-    };
-    if let Some(path) = place.strip_prefix('@') {
-        return read_secret_file(path.as_ref()).map_err(|error| usage(&error.to_string()));
+/// Where an imported secret is.
+enum Place<'a> {
+    /// A file.
+    File(&'a str),
+    /// Stdin, or a prompt if that is a terminal.
+    Stdin,
+}
+
+impl<'a> Place<'a> {
+    fn of(words: &'a [String]) -> Result<Self> {
+        match words {
+            [] => Ok(Self::Stdin),
+            [word] if word == "-" => Ok(Self::Stdin),
+            [word] => match word.strip_prefix('@') {
+                Some(path) => Ok(Self::File(path)),
+                None => Err(usage(NEVER_ARGV)),
+            },
+            _ => Err(usage(NEVER_ARGV)),
+        }
     }
-    if place != "-" {
-        return Err(usage(NEVER_ARGV));
+
+    fn read(&self, out: &Output) -> Result<Secret> {
+        let stdin = io::stdin();
+        let text = match self {
+            Self::File(path) => {
+                return read_secret_file(path.as_ref()).map_err(|error| usage(&error.to_string()));
+            }
+            Self::Stdin if stdin.is_terminal() => {
+                out.note(
+                    "BIP39 words, an nsec, hex or an ncryptsec, then Enter (nothing is shown):",
+                );
+                console::Term::stderr()
+                    .read_secure_line()
+                    .map_err(|problem| usage(&format!("the terminal can't be read: {problem}")))?
+            }
+            Self::Stdin => read_text("stdin", stdin.lock(), MAX_SECRET_FILE_BYTES)?,
+        };
+        match text.trim() {
+            "" => Err(usage("nothing was given")),
+            secret => Ok(Secret::new(secret)),
+        }
     }
-    let stdin = io::stdin();
-    let text = if stdin.is_terminal() {
-        out.note("Type or paste BIP39 words, an nsec, hex or an ncryptsec, then Enter. Nothing is shown.");
-        console::Term::stderr()
-            .read_secure_line()
-            .map_err(|problem| usage(&format!("the terminal can't be read: {problem}")))?
-    } else {
-        read_text("stdin", stdin.lock(), MAX_SECRET_FILE_BYTES)?
-    };
-    match text.trim() {
-        "" => Err(usage("nothing was given")),
-        secret => Ok(Secret::new(secret)),
-    }
+}
+
+fn usage(message: &str) -> Error {
+    Error::new(Code::Usage, format!("identity import: {message}"))
 }
 
 const NEVER_ARGV: &str = "a secret is never given on the command line, which every user of this machine \

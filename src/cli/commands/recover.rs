@@ -3,7 +3,7 @@
 use crate::cli::customer::Resolution;
 use crate::cli::output::Output;
 use crate::cli::settings::{Settings, WalletChoice};
-use crate::cli::watch::{open_client, open_looker, short};
+use crate::cli::watch::{client_builder, open_looker, short};
 use crate::client::Recovered;
 use crate::error::{Code, Error, Result};
 use crate::ids::PurchaseId;
@@ -28,7 +28,10 @@ pub async fn run(
     } else {
         let client = match settings.wallet {
             WalletChoice::Unset => open_looker(&settings, out).await?,
-            _ => open_client(&settings, out).await?,
+            _ => {
+                let builder = client_builder(&settings, out).await?;
+                builder.without_recovery().build().await?
+            }
         };
         out.status("recovering");
         let recovered = client.recover().await;

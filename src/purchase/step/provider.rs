@@ -237,7 +237,9 @@ pub(super) fn conclude(
                 Whole::Continues(rest) => rest,
                 Whole::Contradicts => String::new(),
             };
-            let last = (!rest.is_empty()).then(|| show(state, rest));
+            // What was shown in pieces is shown to its end; what came whole is in the receipt.
+            let streamed = state.shown > 0 && !rest.is_empty();
+            let last = streamed.then(|| show(state, rest));
             state.answer = None;
             state.phase = Phase::Delivered {
                 settled,

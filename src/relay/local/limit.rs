@@ -129,6 +129,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Limited<S> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     /// A masked client frame of `length` zero bytes, as far as its header.

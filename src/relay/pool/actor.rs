@@ -10,22 +10,25 @@
 //! postings end when their time is up. On connecting, subscriptions are asked for first and postings
 //! sent after, so the order "subscribe, then publish" holds at every relay.
 
+mod asking;
+mod posting;
+
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use nostr::message::MachineReadablePrefix as Prefix;
-use nostr::{Event, EventId, JsonUtil, RelayMessage, RelayUrl, SubscriptionId, Timestamp};
+use nostr::{EventId, JsonUtil, RelayMessage, RelayUrl, Timestamp};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use self::posting::Pending;
+pub(super) use self::posting::{Posting, Verdict};
 use super::agenda::{Agenda, backoff};
-use super::ask::{Ask, Asked, Next, ending};
-use super::feed::{Delivery, Feed};
+use super::ask::{Ask, Asked};
+use super::feed::Feed;
 use super::link::{Happening, Link};
 use super::{MAX_EVENT_TEXT, Shared};
 use crate::relay::Refusal;
@@ -42,19 +45,9 @@ const GOOD_CONNECTION: Duration = Duration::from_secs(2);
 /// New work makes a waiting relay be tried at once, if the last attempt is this long ago.
 const NUDGE_AFTER: Duration = Duration::from_secs(5);
 
-/// Pauses before a posting is repeated that the relay refused as too many.
+/// Pauses before anything is repeated that the relay refused as too much.
 const RATE_LIMIT_FIRST: Duration = Duration::from_secs(2);
 const RATE_LIMIT_MOST: Duration = Duration::from_secs(30);
-
-/// Pauses before a subscription is made again that the relay closed.
-const REOPEN_FIRST: Duration = Duration::from_millis(500);
-const REOPEN_MOST: Duration = Duration::from_secs(30);
-
-/// A subscription that held this long starts the back-off anew when it is closed.
-const GOOD_SUBSCRIPTION: Duration = Duration::from_secs(60);
-
-/// Time for a relay to say all it has stored.
-const STORED_WITHIN: Duration = Duration::from_secs(10);
 
 /// How often the connection is looked at, when a silent relay is pinged, and when it is given up.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -63,9 +56,6 @@ const SILENT_AFTER: Duration = Duration::from_secs(60);
 
 /// A relay that takes nothing in for this long is given up.
 const STUCK_AFTER: Duration = Duration::from_secs(20);
-
-/// Postings that wait for one relay's answer.
-const MOST_POSTINGS: usize = 4096;
 
 /// Time for answers to what was published when the session closes.
 const LINGER: Duration = Duration::from_millis(750);
@@ -86,35 +76,6 @@ pub(super) enum Command {
     Close,
 }
 
-/// An event on its way.
-#[derive(Debug)]
-pub(super) struct Posting {
-    pub(super) id: EventId,
-    /// The whole message.
-    pub(super) text: String,
-    /// Set when its publisher has given up: it must not be sent any more.
-    pub(super) withdrawn: AtomicBool,
-}
-
-/// How a relay decided on a posting: `Err` has its reason.
-#[derive(Debug)]
-pub(super) struct Verdict {
-    pub(super) relay: usize,
-    pub(super) taken: Result<(), String>,
-}
-
-/// A posting that this relay has not answered.
-#[derive(Debug)]
-struct Pending {
-    posting: Arc<Posting>,
-    until: Instant,
-    answers: Vec<mpsc::Sender<Verdict>>,
-    sent: bool,
-    /// Waiting for its turn after the relay said that there were too many.
-    resting: bool,
-    tries: u32,
-}
-
 /// What is to be done at a time.
 #[derive(Debug)]
 enum Due {
@@ -122,7 +83,8 @@ enum Due {
     PostAgain(EventId),
     /// A subscription that this connection closed.
     Reopen(u64, u64),
-    StoredExpires(u64),
+    /// A round of a subscription.
+    RoundExpires(u64, u64),
     Heartbeat(u64),
     LingerEnds,
 }
@@ -147,6 +109,8 @@ pub(super) struct Actor {
     unreachable: Option<String>,
     asks: HashMap<u64, Ask>,
     postings: HashMap<EventId, Pending>,
+    /// Counts postings.
+    published: u64,
     agenda: Agenda<Due>,
     /// Yield the number of a subscription whose subscriber is gone.
     ends: Later,
@@ -177,6 +141,7 @@ impl Actor {
             unreachable: None,
             asks: HashMap::new(),
             postings: HashMap::new(),
+            published: 0,
             agenda: Agenda::new(),
             ends: Later::new(),
             rooms: Later::new(),
@@ -221,12 +186,18 @@ impl Actor {
         }
     }
 
-    fn may_close(&mut self) -> bool {
+    /// Whether nothing is left to do, or there is no more time for it.
+    fn may_close(&self) -> bool {
         let Some(until) = self.closing else {
             return false;
         };
-        let awaited = self.postings.values().any(|pending| pending.sent);
-        let done = !awaited && self.link.up().is_none_or(|socket| socket.is_idle());
+        let done = match &self.link {
+            Link::Up(socket) => {
+                socket.is_idle() && self.postings.values().all(|pending| !pending.sent)
+            }
+            Link::Connecting(_) => self.postings.is_empty() || self.unreachable.is_some(),
+            Link::Waiting(_) => true,
+        };
         done || Instant::now() >= until
     }
 
@@ -283,10 +254,7 @@ impl Actor {
         for number in numbers {
             self.ask(number);
         }
-        let ids: Vec<EventId> = self.postings.keys().copied().collect();
-        for id in ids {
-            self.post(&id);
-        }
+        self.post_all();
     }
 
     fn failed(&mut self, why: &str) {
@@ -347,19 +315,9 @@ impl Actor {
     fn do_due(&mut self, due: Due) {
         match due {
             Due::PostingExpires(id) => self.posting_expires(&id),
-            Due::PostAgain(id) => {
-                if let Some(pending) = self.postings.get_mut(&id) {
-                    pending.resting = false;
-                    self.post(&id);
-                }
-            }
+            Due::PostAgain(id) => self.post_again(&id),
             Due::Reopen(number, connection) if connection == self.connection => self.ask(number),
-            Due::StoredExpires(number) => {
-                if let Some(ask) = self.asks.get(&number) {
-                    let late = format!("did not answer in full within {STORED_WITHIN:?}");
-                    ask.feed.stored(self.index, Err(self.refusal(&late)));
-                }
-            }
+            Due::RoundExpires(number, round) => self.round_expires(number, round),
             Due::Heartbeat(connection) if connection == self.connection => self.heartbeat(),
             // The loop looks at the time itself.
             Due::Reopen(..) | Due::Heartbeat(_) | Due::LingerEnds => {}
@@ -374,103 +332,6 @@ impl Actor {
         Refusal {
             url: self.url.clone(),
             reason: reason.to_owned(),
-        }
-    }
-}
-
-/// Subscriptions.
-impl Actor {
-    fn subscribe(&mut self, feed: Arc<Feed>, tell: mpsc::Sender<Asked>) {
-        let number = feed.number;
-        let ended = feed.ended.clone();
-        self.ends.push(Box::pin(async move {
-            ended.cancelled_owned().await;
-            number
-        }));
-        self.asks.insert(number, Ask::new(feed, tell));
-        if self.link.up().is_some() {
-            return self.ask(number);
-        }
-        if let Some(ask) = self.asks.get_mut(&number) {
-            if let Some(reason) = &self.unreachable {
-                let refusal = Refusal {
-                    url: self.url.clone(),
-                    reason: reason.clone(),
-                };
-                ask.feed.stored(self.index, Err(refusal));
-            }
-            ask.say_later(self.index);
-        }
-        self.nudge();
-    }
-
-    /// Makes the main request, if the relay is there and does not have it.
-    fn ask(&mut self, number: u64) {
-        let (Some(socket), Some(ask)) = (self.link.up(), self.asks.get_mut(&number)) else {
-            return;
-        };
-        if ask.live {
-            return;
-        }
-        let text = ask.request(&self.shared.ids);
-        if !socket.write_marked(text, number) {
-            return self.lost("the relay takes nothing in");
-        }
-        ask.feed.asked(self.index);
-        let until = Instant::now() + STORED_WITHIN;
-        self.agenda.add(until, Due::StoredExpires(number));
-    }
-
-    fn written(&mut self, numbers: &[u64]) {
-        for number in numbers {
-            if let Some(ask) = self.asks.get_mut(number) {
-                ask.say_written(self.index);
-            }
-        }
-    }
-
-    fn unsubscribe(&mut self, number: u64) {
-        let Some(ask) = self.asks.remove(&number) else {
-            return;
-        };
-        if let Some(socket) = self.link.up() {
-            for text in ask.endings(&self.shared.ids) {
-                // If it does not fit the relay is about to be lost, and the subscription with it.
-                let _ = socket.write(text);
-            }
-        }
-    }
-
-    fn refetch(&mut self, number: u64) {
-        if let Some(ask) = self.asks.get_mut(&number) {
-            let next = ask.refetch(&self.shared.ids);
-            self.follow(number, next);
-        }
-    }
-
-    fn follow(&mut self, number: u64, next: Next) {
-        let Some(ask) = self.asks.get_mut(&number) else {
-            return;
-        };
-        match next {
-            Next::Nothing => {}
-            Next::Complete => ask.feed.stored(self.index, Ok(())),
-            Next::AwaitRoom => {
-                if !std::mem::replace(&mut ask.awaiting_room, true) {
-                    let feed = Arc::clone(&ask.feed);
-                    self.rooms.push(Box::pin(async move {
-                        feed.room().await;
-                        number
-                    }));
-                }
-            }
-            Next::Send(text) => {
-                if let Some(socket) = self.link.up()
-                    && !socket.write(text)
-                {
-                    self.lost("the relay takes nothing in");
-                }
-            }
         }
     }
 }
@@ -509,186 +370,6 @@ impl Actor {
                 | RelayMessage::NegErr { .. },
             ) => {}
             Err(_) => self.trouble("sent what is no Nostr message"),
-        }
-    }
-
-    fn event(&mut self, id: &SubscriptionId, event: Event) {
-        let Some((number, side)) = self.shared.ids.parse(id) else {
-            return;
-        };
-        let Some(ask) = self.asks.get_mut(&number) else {
-            return;
-        };
-        let at = event.created_at;
-        match ask.feed.offer(event, &self.shared.verifier) {
-            Delivery::Done => ask.received(side, at),
-            Delivery::NoRoom => {
-                ask.received(side, at);
-                ask.missed(at);
-                self.follow(number, Next::AwaitRoom);
-            }
-            Delivery::OffFilter => self.trouble("sent an event that was not asked for"),
-            Delivery::Forged => self.trouble("sent an event with a false id or signature"),
-        }
-    }
-
-    fn stored_end(&mut self, id: &SubscriptionId) {
-        let Some((number, side)) = self.shared.ids.parse(id) else {
-            return;
-        };
-        if let (Some(side), Some(socket)) = (side, self.link.up()) {
-            let _ = socket.write(ending(self.shared.ids.side(number, side)));
-        }
-        if let Some(ask) = self.asks.get_mut(&number) {
-            let next = ask.round_ended(side, &self.shared.ids);
-            self.follow(number, next);
-        }
-    }
-
-    fn closed(&mut self, id: &SubscriptionId, message: &str) {
-        let Some((number, side)) = self.shared.ids.parse(id) else {
-            return;
-        };
-        let now = self.now();
-        let Some(ask) = self.asks.get_mut(&number) else {
-            return;
-        };
-        if side.is_some() {
-            // A page that the relay would not give. What it had is all there is to be had from it.
-            let next = ask.round_ended(side, &self.shared.ids);
-            return self.follow(number, next);
-        }
-        ask.lost(now);
-        if ask.complete && message.is_empty() && ask.feed.filter.ids.is_some() {
-            // All that was named has been sent, so nothing more can come.
-            return;
-        }
-        if ask.asked_at.elapsed() > GOOD_SUBSCRIPTION {
-            ask.strikes = 0;
-        }
-        let tries = ask.strikes;
-        ask.strikes = tries.saturating_add(1);
-        let refusal = Refusal {
-            url: self.url.clone(),
-            reason: presentable(message),
-        };
-        ask.feed.stored(self.index, Err(refusal));
-        let first = match Prefix::parse(message) {
-            // Asking again would only be refused again; a new connection may be another matter.
-            Some(
-                Prefix::AuthRequired
-                | Prefix::Restricted
-                | Prefix::Blocked
-                | Prefix::Unsupported
-                | Prefix::Invalid
-                | Prefix::Pow,
-            ) => None,
-            Some(Prefix::RateLimited) => Some(RATE_LIMIT_FIRST),
-            Some(Prefix::Error | Prefix::Duplicate) | None => Some(REOPEN_FIRST),
-        };
-        self.trouble(&format!("closed a subscription: {message}"));
-        if let Some(first) = first {
-            let at = Instant::now() + backoff(first, REOPEN_MOST, tries);
-            self.agenda.add(at, Due::Reopen(number, self.connection));
-        }
-    }
-}
-
-/// Postings.
-impl Actor {
-    fn publish(&mut self, posting: Arc<Posting>, until: Instant, answer: mpsc::Sender<Verdict>) {
-        let id = posting.id;
-        if self.postings.len() >= MOST_POSTINGS && !self.postings.contains_key(&id) {
-            let _ = answer.try_send(Verdict {
-                relay: self.index,
-                taken: Err("too many events wait for its answer".into()),
-            });
-            return;
-        }
-        let pending = self.postings.entry(id).or_insert_with(|| Pending {
-            posting: Arc::clone(&posting),
-            until,
-            answers: Vec::new(),
-            sent: false,
-            resting: false,
-            tries: 0,
-        });
-        // The same event, published again: one answer will do for both.
-        pending.posting = posting;
-        pending.until = pending.until.max(until);
-        pending.answers.push(answer);
-        pending.sent = false;
-        self.agenda.add(until, Due::PostingExpires(id));
-        self.post(&id);
-        self.nudge();
-    }
-
-    /// Sends a posting, if the relay is there and it is time.
-    fn post(&mut self, id: &EventId) {
-        let (Some(socket), Some(pending)) = (self.link.up(), self.postings.get_mut(id)) else {
-            return;
-        };
-        if pending.posting.withdrawn.load(Ordering::SeqCst) {
-            self.postings.remove(id);
-            return;
-        }
-        if pending.sent || pending.resting {
-            return;
-        }
-        pending.sent = socket.write(pending.posting.text.clone());
-        if !pending.sent {
-            self.decide(id, &Err("takes nothing in".into()));
-        }
-    }
-
-    fn verdict(&mut self, id: &EventId, status: bool, message: &str) {
-        let Some(pending) = self.postings.get_mut(id) else {
-            return;
-        };
-        let prefix = Prefix::parse(message);
-        if status || prefix == Some(Prefix::Duplicate) {
-            return self.decide(id, &Ok(()));
-        }
-        if prefix == Some(Prefix::RateLimited) {
-            let again = backoff(RATE_LIMIT_FIRST, RATE_LIMIT_MOST, pending.tries);
-            let at = Instant::now() + again;
-            if at < pending.until {
-                pending.tries = pending.tries.saturating_add(1);
-                (pending.sent, pending.resting) = (false, true);
-                self.agenda.add(at, Due::PostAgain(*id));
-                return self.trouble(message);
-            }
-        }
-        let reason = if message.is_empty() {
-            "refused without a reason"
-        } else {
-            message
-        };
-        self.trouble(&format!("refused an event: {reason}"));
-        self.decide(id, &Err(presentable(reason)));
-    }
-
-    fn posting_expires(&mut self, id: &EventId) {
-        let due = |pending: &Pending| pending.until <= Instant::now();
-        let Some(pending) = self.postings.get(id).filter(|pending| due(pending)) else {
-            return;
-        };
-        if pending.sent {
-            self.trouble("did not answer to an event");
-            self.decide(id, &Err("no answer".into()));
-        } else {
-            self.decide(id, &Err("not connected".into()));
-        }
-    }
-
-    fn decide(&mut self, id: &EventId, taken: &Result<(), String>) {
-        let pending = self.postings.remove(id);
-        for answer in pending.into_iter().flat_map(|pending| pending.answers) {
-            // The publisher may have gone on after another relay's answer.
-            let _ = answer.try_send(Verdict {
-                relay: self.index,
-                taken: taken.clone(),
-            });
         }
     }
 }

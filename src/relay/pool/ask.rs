@@ -21,6 +21,9 @@ const OVERLAP_SECS: u64 = 600;
 /// some at 100.
 const FULL_PAGE: usize = 100;
 
+/// Stored events asked for at a time in a round. Relays cut it down to what they allow.
+const PAGE: usize = 5000;
+
 /// Pages fetched for one request.
 const MOST_PAGES: u32 = 40;
 
@@ -34,7 +37,9 @@ pub(super) struct Span {
 /// A request whose stored events are coming in.
 #[derive(Debug)]
 struct Round {
-    /// Its number among the side rounds; `None` is the main request.
+    /// Tells it from any other of the subscription at this relay.
+    serial: u64,
+    /// What its id ends in; `None` is the main request.
     side: Option<u64>,
     span: Span,
     pageable: bool,
@@ -64,7 +69,7 @@ pub(super) struct Ask {
     gap: Option<Timestamp>,
     /// When the relay was last known to have the request.
     live_until: Timestamp,
-    sides: u64,
+    serial: u64,
     pages: u32,
 }
 
@@ -104,7 +109,7 @@ impl Ask {
             spans: VecDeque::new(),
             gap: None,
             live_until: Timestamp::zero(),
-            sides: 0,
+            serial: 0,
             pages: 0,
         }
     }
@@ -129,36 +134,74 @@ impl Ask {
 
     /// The main request, for a relay that does not have it.
     pub(super) fn request(&mut self, ids: &Ids) -> String {
+        let asked_before = self.live_until > Timestamp::zero();
         let filter = if self.complete {
             self.since_lost()
         } else {
             self.feed.filter.clone()
         };
+        self.spans.clear();
+        if asked_before && filter.limit.is_some() && !self.complete {
+            // The limit may leave out what came after the first asking.
+            let since = self.gap.into_iter().fold(self.overlapped(), Ord::min);
+            self.spans.push_back(Span {
+                since: Some(since),
+                until: None,
+            });
+        }
         self.live = true;
         self.asked_at = Instant::now();
-        self.spans.clear();
         self.gap = None;
         self.pages = 0;
-        self.round = Some(Round::new(None, &filter));
+        self.begin_round(None, &filter);
         text_of(ids.main(self.feed.number), filter)
+    }
+
+    fn begin_round(&mut self, side: Option<u64>, filter: &Filter) {
+        self.serial += 1;
+        self.round = Some(Round {
+            serial: self.serial,
+            side,
+            span: Span {
+                since: filter.since,
+                until: filter.until,
+            },
+            pageable: filter.limit.is_none_or(|limit| limit == PAGE) && filter.ids.is_none(),
+            events: 0,
+            oldest: None,
+        });
+    }
+
+    /// The serial number of the round that is under way.
+    pub(super) fn under_way(&self) -> Option<u64> {
+        self.round.as_ref().map(|round| round.serial)
+    }
+
+    /// Whether the end of this round is still to come.
+    pub(super) fn awaits(&self, side: Option<u64>) -> bool {
+        self.round.as_ref().is_some_and(|round| round.side == side)
+    }
+
+    /// How far back to ask a relay that had the request and lost it.
+    fn overlapped(&self) -> Timestamp {
+        Timestamp::from_secs(self.live_until.as_secs().saturating_sub(OVERLAP_SECS))
     }
 
     /// The filter for what may have come since the relay was lost, or was not fetched before.
     fn since_lost(&self) -> Filter {
-        let lost = Timestamp::from_secs(self.live_until.as_secs().saturating_sub(OVERLAP_SECS));
         let round = self.round.iter().map(|round| round.span);
         let open = self.spans.iter().copied().chain(round);
         let open = open.map(|span| span.since.unwrap_or_default());
-        let from = open.chain(self.gap).fold(lost, Ord::min);
+        let from = open.chain(self.gap).fold(self.overlapped(), Ord::min);
         self.within(Span {
             since: Some(from),
             until: None,
         })
     }
 
-    /// The filter, narrowed to a span. The limit goes: it counted from the newest stored event.
+    /// The filter, narrowed to a span. Its own limit goes: it counted from the newest stored event.
     fn within(&self, span: Span) -> Filter {
-        let mut filter = self.feed.filter.clone().remove_limit();
+        let mut filter = self.feed.filter.clone().limit(PAGE);
         filter.since = filter.since.max(span.since);
         filter.until = match (filter.until, span.until) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -194,6 +237,14 @@ impl Ask {
         self.advance(ids)
     }
 
+    /// A round took too long: goes on without its end.
+    pub(super) fn give_up(&mut self, serial: u64, ids: &Ids) -> Next {
+        match self.round.take_if(|round| round.serial == serial) {
+            Some(_) => self.proceed(ids).unwrap_or(Next::Nothing),
+            None => Next::Nothing,
+        }
+    }
+
     /// There is room in the feed: fetches what it had none for.
     pub(super) fn refetch(&mut self, ids: &Ids) -> Next {
         self.awaiting_room = false;
@@ -201,28 +252,37 @@ impl Ask {
             // Making the request anew, or the end of the round, comes back to the gap.
             return Next::Nothing;
         }
-        if let Some(gap) = self.gap.take() {
-            self.pages = 0;
-            self.spans.push_front(Span {
-                since: Some(gap),
-                until: None,
-            });
-        }
+        let Some(gap) = self.gap.take() else {
+            return Next::Nothing;
+        };
+        self.pages = 0;
+        self.spans.push_front(Span {
+            since: Some(gap),
+            until: None,
+        });
         self.advance(ids)
     }
 
     fn advance(&mut self, ids: &Ids) -> Next {
-        if self.gap.is_some() {
-            return Next::AwaitRoom;
-        }
-        let Some(span) = self.spans.pop_front() else {
+        self.proceed(ids).unwrap_or_else(|| {
             self.complete = true;
-            return Next::Complete;
-        };
-        self.sides += 1;
+            Next::Complete
+        })
+    }
+
+    /// The next step, if something is left to fetch.
+    fn proceed(&mut self, ids: &Ids) -> Option<Next> {
+        if self.gap.is_some() {
+            return Some(Next::AwaitRoom);
+        }
+        let span = self.spans.pop_front()?;
         let filter = self.within(span);
-        self.round = Some(Round::new(Some(self.sides), &filter));
-        Next::Send(text_of(ids.side(self.feed.number, self.sides), filter))
+        let side = self.serial + 1;
+        self.begin_round(Some(side), &filter);
+        Some(Next::Send(text_of(
+            ids.side(self.feed.number, side),
+            filter,
+        )))
     }
 
     /// The relay no longer has the main request.
@@ -236,27 +296,13 @@ impl Ask {
     /// What tells the relay that all this is over.
     pub(super) fn endings(&self, ids: &Ids) -> impl Iterator<Item = String> {
         let number = self.feed.number;
-        let main = self.live.then(|| ids.main(number));
         let side = self.round.as_ref().and_then(|round| round.side);
         let side = side.map(|side| ids.side(number, side));
-        main.into_iter().chain(side).map(ending)
+        std::iter::once(ids.main(number)).chain(side).map(ending)
     }
 }
 
 impl Round {
-    fn new(side: Option<u64>, filter: &Filter) -> Self {
-        Self {
-            side,
-            span: Span {
-                since: filter.since,
-                until: filter.until,
-            },
-            pageable: filter.limit.is_none() && filter.ids.is_none(),
-            events: 0,
-            oldest: None,
-        }
-    }
-
     /// What to fetch after this, if the relay may have left out older events.
     fn next_page(&self) -> Option<Span> {
         let oldest = self.oldest?;
@@ -310,4 +356,170 @@ fn text_of(id: SubscriptionId, filter: Filter) -> String {
 
 pub(super) fn ending(id: SubscriptionId) -> String {
     ClientMessage::close(id).as_json()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const MAIN: Option<u64> = None;
+
+    fn at(secs: u64) -> Timestamp {
+        Timestamp::from_secs(secs)
+    }
+
+    fn ask(filter: Filter) -> (Ask, Ids) {
+        let (feed, _) = Feed::new(7, filter, 1);
+        let (tell, _) = mpsc::channel(2);
+        (Ask::new(Arc::new(feed), tell), Ids::new(1))
+    }
+
+    /// The id's last part and the filter of a request.
+    fn read(ids: &Ids, text: &str) -> (Option<u64>, Filter) {
+        let Ok(ClientMessage::Req {
+            subscription_id,
+            filters,
+        }) = ClientMessage::from_json(text)
+        else {
+            panic!("{text}");
+        };
+        let (number, side) = ids.parse(&subscription_id).unwrap();
+        assert_eq!(number, 7);
+        (side, filters.into_iter().next().unwrap().into_owned())
+    }
+
+    fn sent(ids: &Ids, next: Next) -> (Option<u64>, Filter) {
+        match next {
+            Next::Send(text) => read(ids, &text),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_first_request_is_what_was_asked_for() {
+        let filter = Filter::new().since(at(50)).limit(3);
+        let (mut ask, ids) = ask(filter.clone());
+        assert_eq!(read(&ids, &ask.request(&ids)), (MAIN, filter));
+        assert_eq!(ask.round_ended(MAIN, &ids), Next::Complete);
+    }
+
+    #[test]
+    fn a_full_page_is_followed_by_an_older_one_until_one_is_not_full() {
+        let (mut ask, ids) = ask(Filter::new());
+        ask.request(&ids);
+        (0..500).for_each(|i| ask.received(MAIN, at(10_000 - i)));
+        let (side, filter) = sent(&ids, ask.round_ended(MAIN, &ids));
+        assert_eq!((filter.since, filter.until), (None, Some(at(9501))));
+        ask.received(MAIN, at(20_000));
+        (0..99).for_each(|i| ask.received(side, at(9501 - i)));
+        assert_eq!(ask.round_ended(side, &ids), Next::Complete);
+    }
+
+    #[test]
+    fn a_second_that_fills_a_page_does_not_stop_the_paging() {
+        let (mut ask, ids) = ask(Filter::new());
+        ask.request(&ids);
+        (0..500).for_each(|_| ask.received(MAIN, at(100)));
+        let (side, filter) = sent(&ids, ask.round_ended(MAIN, &ids));
+        assert_eq!(filter.until, Some(at(100)));
+        (0..500).for_each(|_| ask.received(side, at(100)));
+        let (_, filter) = sent(&ids, ask.round_ended(side, &ids));
+        assert_eq!(filter.until, Some(at(99)));
+    }
+
+    #[test]
+    fn paging_ends_even_if_the_relay_does_not() {
+        let (mut ask, ids) = ask(Filter::new());
+        ask.request(&ids);
+        let mut side = MAIN;
+        for _ in 0..MOST_PAGES {
+            (0..500).for_each(|_| ask.received(side, at(1_000_000)));
+            side = sent(&ids, ask.round_ended(side, &ids)).0;
+        }
+        (0..500).for_each(|_| ask.received(side, at(1_000_000)));
+        assert_eq!(ask.round_ended(side, &ids), Next::Complete);
+    }
+
+    #[test]
+    fn what_there_was_no_room_for_is_fetched_when_there_is() {
+        let (mut ask, ids) = ask(Filter::new().limit(10));
+        ask.request(&ids);
+        ask.missed(at(40));
+        ask.missed(at(30));
+        ask.missed(at(50));
+        assert_eq!(ask.refetch(&ids), Next::Nothing, "not while events come in");
+        assert_eq!(ask.round_ended(MAIN, &ids), Next::AwaitRoom);
+        let (side, filter) = sent(&ids, ask.refetch(&ids));
+        assert_eq!((filter.since, filter.limit), (Some(at(30)), Some(PAGE)));
+        assert_eq!(ask.round_ended(side, &ids), Next::Complete);
+        assert_eq!(ask.refetch(&ids), Next::Nothing);
+    }
+
+    #[test]
+    fn a_relay_that_comes_back_is_asked_from_before_it_was_lost() {
+        let (mut ask, ids) = ask(Filter::new().since(at(50)).limit(3));
+        ask.request(&ids);
+        ask.round_ended(MAIN, &ids);
+        ask.lost(at(5000));
+        ask.lost(at(9000));
+        let (side, filter) = read(&ids, &ask.request(&ids));
+        assert_eq!(side, MAIN);
+        assert_eq!(filter.since, Some(at(5000 - OVERLAP_SECS)));
+        ask.lost(at(9000));
+        let (_, filter) = read(&ids, &ask.request(&ids));
+        assert_eq!(
+            filter.since,
+            Some(at(5000 - OVERLAP_SECS)),
+            "it never answered"
+        );
+        ask.missed(at(20));
+        ask.missed(at(80));
+        ask.lost(at(20_000));
+        let (_, filter) = read(&ids, &ask.request(&ids));
+        assert_eq!(filter.since, Some(at(50)), "never before the filter's own");
+    }
+
+    #[test]
+    fn one_lost_before_it_answered_is_asked_all_again_and_for_what_a_limit_leaves_out() {
+        let filter = Filter::new().limit(3);
+        let (mut ask, ids) = ask(filter.clone());
+        ask.request(&ids);
+        ask.lost(at(5000));
+        assert_eq!(read(&ids, &ask.request(&ids)), (MAIN, filter));
+        let (side, filter) = sent(&ids, ask.round_ended(MAIN, &ids));
+        assert_eq!(filter.since, Some(at(5000 - OVERLAP_SECS)));
+        assert_eq!(ask.round_ended(side, &ids), Next::Complete);
+    }
+
+    #[test]
+    fn an_end_that_does_not_come_holds_up_nothing() {
+        let (mut ask, ids) = ask(Filter::new());
+        ask.request(&ids);
+        let round = ask.under_way().unwrap();
+        ask.missed(at(30));
+        assert_eq!(ask.give_up(round + 1, &ids), Next::Nothing);
+        assert_eq!(ask.give_up(round, &ids), Next::AwaitRoom);
+        let (side, _) = sent(&ids, ask.refetch(&ids));
+        assert_eq!(ask.round_ended(MAIN, &ids), Next::Nothing, "too late");
+        assert_eq!(ask.round_ended(side, &ids), Next::Complete);
+    }
+
+    #[test]
+    fn only_our_own_ids_are_read() {
+        let ids = Ids::new(0xabc);
+        for (number, side) in [(0, None), (7, Some(3)), (u64::MAX, Some(u64::MAX))] {
+            let id = match side {
+                None => ids.main(number),
+                Some(side) => ids.side(number, side),
+            };
+            assert!(id.as_str().len() <= 64);
+            assert_eq!(ids.parse(&id), Some((number, side)));
+        }
+        let foreign = ["", "7", "ac00000abd-7", "ac00000abc-", "ac00000abc-7-1-1"];
+        for id in foreign {
+            assert_eq!(ids.parse(&SubscriptionId::new(id)), None);
+        }
+    }
 }

@@ -229,6 +229,8 @@ pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use futures_util::FutureExt;
     use nostr::{EventBuilder, Keys, Kind, RelayUrl};
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_wsocket::{ConnectionMode, Message};
@@ -169,11 +169,13 @@ impl Socket {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Happening> {
-        match self.poll_write(cx) {
-            Poll::Ready(Ok(marks)) if marks.is_empty() => {}
-            Poll::Ready(Ok(marks)) => return Poll::Ready(Happening::Written(marks)),
-            Poll::Ready(Err(error)) => return Poll::Ready(Happening::Lost(error.to_string())),
-            Poll::Pending => {}
+        if self.busy_since.is_some()
+            && let Poll::Ready(written) = self.poll_write(cx)
+        {
+            return Poll::Ready(match written {
+                Ok(marks) => Happening::Written(marks),
+                Err(error) => Happening::Lost(error.to_string()),
+            });
         }
         self.stream.poll_next_unpin(cx).map(|read| match read {
             Some(Ok(Message::Text(text))) => Happening::Text(text),
@@ -187,19 +189,16 @@ impl Socket {
         })
     }
 
-    /// Writes and flushes what is queued. Ready with the marks written, or with none when idle.
+    /// Writes and flushes what is queued. Ready with the marks written.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<u64>, TransportError>> {
-        if self.busy_since.is_none() {
-            return Poll::Ready(Ok(Vec::new()));
-        }
         while !self.queue.is_empty() {
-            std::task::ready!(self.sink.poll_ready_unpin(cx))?;
+            ready!(self.sink.poll_ready_unpin(cx))?;
             if let Some(message) = self.queue.pop_front() {
                 self.queued = self.queued.saturating_sub(message.len());
                 self.sink.start_send_unpin(message)?;
             }
         }
-        std::task::ready!(self.sink.poll_flush_unpin(cx))?;
+        ready!(self.sink.poll_flush_unpin(cx))?;
         self.busy_since = None;
         Poll::Ready(Ok(std::mem::take(&mut self.marks)))
     }
