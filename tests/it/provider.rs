@@ -1,5 +1,6 @@
 //! The seller against customers that are events signed by hand: a real relay over real sockets, play
 //! money in a real bank, and a store on disk.
+#![allow(clippy::expect_used)]
 
 mod delivery;
 mod quotes;
@@ -152,6 +153,14 @@ impl Seller {
             _ => None,
         })
         .await;
+    }
+
+    /// Waits until it has said so many things.
+    async fn until_said(&mut self, mut many: usize) {
+        while many > 0 {
+            self.until(|_| Some(())).await;
+            many -= 1;
+        }
     }
 
     async fn stop(self) -> Result<(), Error> {
@@ -437,6 +446,20 @@ impl World {
                 event.content.contains("ServiceAnnouncement")
                     || event.tags.iter().any(|tag| tag.as_slice()[0] == "handler")
             })
+            .collect()
+    }
+}
+
+impl World {
+    /// All that a provider has said in its channels, of one type.
+    async fn said(&self, seller: PublicKey, kind: &str) -> Vec<Event> {
+        let session = self.session();
+        let filter = Filter::new().author(seller).kind(Kind::ChannelMessage);
+        let stored = fetch(session.as_ref(), filter.limit(5_000), SOON, 5_000).await;
+        let of_kind = format!(r#""type":"{kind}""#);
+        let events = stored.unwrap().events.into_iter();
+        events
+            .filter(|event| event.content.contains(&of_kind))
             .collect()
     }
 }

@@ -237,3 +237,26 @@ async fn without_a_wallet_it_is_what_deployed_customers_know() {
     let refused = run(config, parts, mpsc::channel(1).0, Shutdown::default()).await;
     assert_eq!(refused.unwrap_err().code(), Code::Usage);
 }
+
+#[tokio::test]
+async fn many_at_once_are_all_delivered_and_nothing_stays_behind() {
+    let (world, keys) = (World::new().await, Keys::generate());
+    let us = keys.public_key();
+    let (mut seller, backend) = world.sell_led(&keys, |_| ()).await;
+    let channel = seller.channel;
+    let customers = (0..8).map(async |customer| {
+        let mut peer = Peer::join(&world, us, channel).await;
+        for n in 0..4 {
+            let job = peer.buy(request(us, &format!("job {customer} {n}"))).await;
+            assert_eq!(peer.result(&job).await, format!("JOB {customer} {n}"));
+        }
+    });
+    futures_util::future::join_all(customers).await;
+    let mut delivered = 0;
+    while delivered < 32 {
+        let is_delivery = |event: &ProviderEvent| matches!(event, ProviderEvent::Delivered { .. });
+        delivered += usize::from(seller.until(|event| Some(is_delivery(event))).await);
+    }
+    assert_eq!(backend.began.load(Ordering::SeqCst), 32);
+    seller.stop().await.unwrap();
+}

@@ -36,12 +36,8 @@ async fn a_paid_job_is_done_after_a_restart_and_only_once() {
     assert_eq!(peer.result(&after).await, "AFTER");
     assert_eq!(backend.began.load(Ordering::SeqCst), 3);
     assert_eq!(world.store().latest(100).await.unwrap().len(), 4);
-    let session = world.session();
-    let said = Filter::new().author(us).kind(Kind::ChannelMessage);
-    let said = fetch(session.as_ref(), said, SOON, 1_000).await.unwrap();
     for what in ["Invoice", "JobResult"] {
-        let of_kind = |event: &&Event| event.content.contains(&format!(r#""type":"{what}""#));
-        assert_eq!(said.events.iter().filter(of_kind).count(), 4, "{what}");
+        assert_eq!(world.said(us, what).await.len(), 4, "{what}");
     }
 }
 
@@ -243,4 +239,49 @@ async fn leaving_finishes_what_is_paid_and_takes_back_what_is_not() {
     assert_eq!(world.findable(us).await.len(), 2);
     seller.stop().await.unwrap();
     assert!(world.findable(us).await.is_empty());
+}
+
+#[tokio::test]
+async fn wherever_it_is_cut_off_what_is_paid_is_delivered_once() {
+    let (world, keys) = (World::new().await, Keys::generate());
+    let us = keys.public_key();
+    let mut paid = Vec::new();
+    // Each round is cut off one report later than the last: quoted, paid, started, delivered, twice over.
+    for reports in 1..=8 {
+        let mut seller = world.sell(&keys).await;
+        let mut peer = Peer::join(&world, us, seller.channel).await;
+        let buy = async {
+            let mut asked = Vec::new();
+            for n in 0..2 {
+                let prompt = format!("round {reports}, job {n}");
+                asked.push((peer.ask(request(us, &prompt)).await, prompt));
+            }
+            for (job, prompt) in asked {
+                let invoice = peer.invoice(&job).await;
+                assert!(matches!(peer.pay(&invoice).await, PayOutcome::Paid { .. }));
+                paid.push((job.clone(), prompt));
+                peer.paid(&job).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = seller.until_said(reports) => {}
+            () = async { buy.await; std::future::pending().await } => {}
+        }
+        seller.stop_at_once().await;
+    }
+    assert!(paid.len() >= 8, "only {} were paid", paid.len());
+
+    let _seller = world.sell(&keys).await;
+    for (job, prompt) in paid {
+        eventually("it is delivered", async || {
+            summary(&world.store(), &job).await.state == JobState::Delivered
+        })
+        .await;
+        let results = world.said(us, "JobResult").await;
+        let about = |event: &&Event| event.content.contains(job.as_str());
+        let of_job: Vec<_> = results.iter().filter(about).collect();
+        assert_eq!(of_job.len(), 1, "{prompt}");
+        assert!(of_job[0].content.contains(&prompt));
+    }
 }
