@@ -26,7 +26,6 @@ mod announce;
 pub mod backend;
 mod engine;
 mod event;
-mod intake;
 pub mod job;
 mod lookups;
 mod pieces;
