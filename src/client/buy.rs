@@ -454,15 +454,7 @@ fn read(record: &PurchaseRecord) -> Result<State> {
 
 /// A purchase of this key is on record and can't be brought to an end now.
 fn unsettled(record: &PurchaseRecord, state: &State) -> Error {
-    let reserved = record
-        .reservation
-        .as_ref()
-        .filter(|reservation| crate::purchase::state::holds_money(reservation.status))
-        .map_or(Msat::ZERO, |r| r.price.saturating_add(r.fee_cap));
-    let paid = state
-        .phase
-        .settled()
-        .map_or(Msat::ZERO, crate::purchase::state::Settled::paid);
+    let (paid, reserved) = (state.phase.paid(), record.reserved());
     let (code, message) = match &state.phase {
         Phase::Paying(_) | Phase::Unknown { .. } => (
             Code::PaymentUnknown,

@@ -51,6 +51,8 @@ const EVENTS_WAITING: usize = 1024;
 #[derive(Clone, Debug)]
 pub struct ComputeClient {
     inner: Arc<Inner>,
+    /// The tick of purchases that name none.
+    tick: Option<String>,
 }
 
 #[derive(Debug)]
@@ -181,7 +183,8 @@ impl ComputeClient {
     /// Begins a purchase. It runs whether or not its events are read; dropping it stops it, with the
     /// ledger left recoverable.
     #[must_use]
-    pub fn purchase(&self, request: PurchaseRequest) -> Purchase {
+    pub fn purchase(&self, mut request: PurchaseRequest) -> Purchase {
+        request.tick = request.tick.or_else(|| self.tick.clone());
         let (tell, events) = mpsc::channel(EVENTS_WAITING);
         let stop = CancellationToken::new();
         let client = self.clone();
@@ -197,12 +200,23 @@ impl ComputeClient {
         Purchase { events, stop, task }
     }
 
-    /// What the limits are and what counts against them. `tick`: also of that tick.
+    /// This client within one tick of its agent's loop: whatever it buys counts against that tick's limit,
+    /// which is summed over all time. `id` has 1 to 64 bytes.
+    #[must_use]
+    pub fn tick(&self, id: impl Into<String>) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            tick: Some(id.into()),
+        }
+    }
+
+    /// What the limits are and what counts against them, this client's tick included.
     ///
     /// # Errors
     /// If the ledger can't be read.
-    pub async fn budget(&self, tick: Option<&str>) -> Result<BudgetReport> {
+    pub async fn budget(&self) -> Result<BudgetReport> {
         let Ready { engine, scope, .. } = self.ready().await?;
+        let tick = self.tick.as_deref();
         Ok(engine.ledger.budget(*scope, tick, engine.limits).await?)
     }
 

@@ -14,9 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::event::{PurchaseEvent, Receipt};
-use super::state::{
-    Booking, Effect, Finish, Happening, PayBy, Phase, Quote, State, Step, holds_money,
-};
+use super::state::{Booking, Effect, Finish, Happening, PayBy, Phase, Quote, State, Step};
 use super::step::{Now, step};
 use crate::clock::Clock;
 use crate::config::{self, default_fee_cap};
@@ -28,7 +26,7 @@ use crate::protocol::message::AgentMessage;
 use crate::protocol::{channel, codec};
 use crate::relay::{Incoming, RelayError, RelaySession, Subscription, seal};
 use crate::units::Msat;
-use crate::wallet::{PayRequest, Wallet, WalletError};
+use crate::wallet::{PayOutcome, PayRequest, Wallet, WalletError};
 
 /// Whatever a purchase needs to run.
 #[derive(Clone, Debug)]
@@ -270,7 +268,7 @@ impl<'a> Run<'a> {
                 .of(self.state.terms.id)
                 .with_money(Msat::ZERO, reserved);
         }
-        let paid = self.paid();
+        let paid = self.state.phase.paid();
         Error::from(error)
             .of(self.state.terms.id)
             .with_money(paid, reserved)
@@ -400,28 +398,23 @@ impl<'a> Run<'a> {
             return;
         };
         let Some(invoice) = quote.invoice else { return };
-        let ledger = self.engine.ledger.clone();
-        let purchase = self.state.terms.id;
-        self.work.spawn(async move {
-            let reserved = match ledger.purchase(purchase).await {
-                Ok(record) => record.reservation,
-                Err(error) => {
-                    tracing::error!(%purchase, %error, "the reservation can't be read back: not paying");
-                    return None;
-                }
-            };
-            let reserved = reserved.filter(|reservation| {
-                reservation.payment_hash == invoice.payment_hash && holds_money(reservation.status)
-            })?;
-            let request = PayRequest {
-                bolt11: invoice.bolt11,
-                payment_hash: invoice.payment_hash,
-                amount: quote.amount,
-                max_fee: reserved.fee_cap,
-                purchase,
-            };
-            Some(Happening::PayAnswered(wallet.pay(request).await))
-        });
+        let request = PayRequest {
+            bolt11: invoice.bolt11,
+            payment_hash: invoice.payment_hash,
+            amount: quote.amount,
+            max_fee: Msat::ZERO,
+            purchase: self.state.terms.id,
+        };
+        // The one task that is not ended with its purchase: once a payment may have begun, this process
+        // must count as alive (its ledger open, its owner's lock held) until the wallet has answered, or
+        // another process could take "no such payment" for the last word.
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a payment that was begun must finish"
+        )]
+        let paying = tokio::spawn(pay(wallet, self.engine.ledger.clone(), request));
+        self.work
+            .spawn(async move { paying.await.ok().flatten().map(Happening::PayAnswered) });
     }
 
     /// Asks the wallet once more, after a hint or a growing pause.
@@ -449,7 +442,7 @@ impl<'a> Run<'a> {
             (Some(Finish::Delivered), Some(receipt)) => Ok(receipt),
             (Some(Finish::Failed { code, message }), _) => Err(Error::new(*code, message.clone())
                 .of(self.state.terms.id)
-                .with_money(self.paid(), self.reserved().await)),
+                .with_money(self.state.phase.paid(), self.reserved().await)),
             _ => Err(Error::new(
                 Code::Internal,
                 "a purchase ended without an outcome",
@@ -457,22 +450,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn paid(&self) -> Msat {
-        self.state
-            .phase
-            .settled()
-            .map_or(Msat::ZERO, super::state::Settled::paid)
-    }
-
     async fn reserved(&self) -> Msat {
         let record = self.engine.ledger.purchase(self.state.terms.id).await;
-        record
-            .ok()
-            .and_then(|record| record.reservation)
-            .filter(|reservation| holds_money(reservation.status))
-            .map_or(Msat::ZERO, |reservation| {
-                reservation.price.saturating_add(reservation.fee_cap)
-            })
+        record.map_or(Msat::ZERO, |record| record.reserved())
     }
 }
 
@@ -500,6 +480,28 @@ async fn at(moment: Option<Instant>) {
         Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
     }
+}
+
+/// Pays what is reserved: nothing without a reservation of this very payment, read back from the ledger.
+async fn pay(wallet: Arc<dyn Wallet>, ledger: Ledger, request: PayRequest) -> Option<PayOutcome> {
+    let id = request.purchase;
+    let reserved = match ledger.purchase(id).await {
+        Ok(record) => record.reservation,
+        Err(error) => {
+            tracing::error!(purchase = %id, %error, "the reservation can't be read back: not paying");
+            return None;
+        }
+    };
+    let reserved = reserved.filter(|reservation| {
+        reservation.payment_hash == request.payment_hash && reservation.status.is_open()
+    })?;
+    let request = PayRequest {
+        max_fee: reserved.fee_cap,
+        ..request
+    };
+    let outcome = wallet.pay(request).await;
+    drop(ledger);
+    Some(outcome)
 }
 
 async fn prepare(

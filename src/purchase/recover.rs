@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::driver::{Engine, Run, look_up};
 use super::event::PurchaseEvent;
-use super::state::{Happening, PayBy, Phase, State, holds_money};
+use super::state::{Happening, PayBy, Phase, State};
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::ids::PurchaseId;
@@ -334,16 +334,7 @@ async fn report(
 ) -> Result<Recovered> {
     let record = engine.ledger.purchase(id).await?;
     let state = read(&record)?;
-    let reserved = record
-        .reservation
-        .filter(|reservation| holds_money(reservation.status))
-        .map_or(Msat::ZERO, |reservation| {
-            reservation.price.saturating_add(reservation.fee_cap)
-        });
-    let paid = state
-        .phase
-        .settled()
-        .map_or(Msat::ZERO, super::state::Settled::paid);
+    let (paid, reserved) = (state.phase.paid(), record.reserved());
     let text = match state.phase {
         Phase::Delivered { text, .. } => Some(text),
         _ => None,

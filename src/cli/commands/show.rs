@@ -7,7 +7,6 @@ use super::record::{Entry, open_books, read, reason};
 use crate::cli::output::Output;
 use crate::cli::settings::Settings;
 use crate::error::{Code, Error, Result};
-use crate::ids::PurchaseId;
 use crate::ledger::LogLine;
 use crate::purchase::state::Phase;
 
@@ -26,12 +25,12 @@ struct Shown {
 ///
 /// # Errors
 /// If there is none with this id, or the ledger can't be read.
-pub async fn run(settings: Settings, purchase: PurchaseId, out: &Output) -> Result<()> {
+pub async fn run(settings: Settings, purchase: &str, out: &Output) -> Result<()> {
     let Some(ledger) = open_books(&settings).await? else {
         let message = format!("no purchase {purchase}: nothing was ever bought from this home");
         return Err(Error::new(Code::Usage, message));
     };
-    let record = ledger.purchase(purchase).await?;
+    let record = ledger.find(purchase).await?;
     let state = read(&record)?;
     let invoice = state.phase.quote().and_then(|quote| quote.invoice.clone());
     let shown = Shown {
@@ -47,7 +46,7 @@ pub async fn run(settings: Settings, purchase: PurchaseId, out: &Output) -> Resu
             Phase::Delivered { text, .. } => Some(text.clone()),
             _ => None,
         },
-        log: ledger.log(purchase).await?,
+        log: ledger.log(record.id).await?,
     };
     out.object(&shown);
     if !out.is_json() {
