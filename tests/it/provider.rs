@@ -184,6 +184,7 @@ struct Peer {
     channel: EventId,
     url: String,
     heard: Subscription,
+    unheard: Vec<AgentMessage>,
 }
 
 impl Peer {
@@ -202,6 +203,7 @@ impl Peer {
             channel,
             url: world.relay.url().to_string(),
             heard,
+            unheard: Vec::new(),
         }
     }
 
@@ -241,8 +243,19 @@ impl Peer {
         .await;
     }
 
-    /// The next message about `job` that `is` picks; others are skipped.
+    /// The next message about `job` that `is` picks; its others are skipped, other jobs' kept.
     async fn hear<T>(&mut self, job: &JobId, is: impl Fn(AgentMessage) -> Option<T>) -> T {
+        let (about_job, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.unheard)
+            .into_iter()
+            .partition(|message| message.job_id() == Some(job));
+        self.unheard = kept;
+        let mut about_job = about_job.into_iter();
+        while let Some(message) = about_job.next() {
+            if let Some(found) = is(message) {
+                self.unheard.extend(about_job);
+                return found;
+            }
+        }
         let waiting = async {
             loop {
                 let Some(Incoming::Event(event)) = self.heard.next().await else {
@@ -251,9 +264,9 @@ impl Peer {
                 let Ok(message) = codec::decode(&event.content) else {
                     continue;
                 };
-                if message.job_id() == Some(job)
-                    && let Some(found) = is(message)
-                {
+                if message.job_id() != Some(job) {
+                    self.unheard.push(message);
+                } else if let Some(found) = is(message) {
                     return found;
                 }
             }

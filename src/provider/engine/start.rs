@@ -93,6 +93,8 @@ impl Engine {
             quote_secs: config.quote_secs,
             finish,
         };
+        let relays = shop.workshop.voice.relay.relays();
+        let connected = relays.iter().filter(|relay| relay.connected).count();
         let at = Instant::now();
         let mut engine = Self {
             shop: Arc::new(shop),
@@ -128,7 +130,7 @@ impl Engine {
             announce_pause: RETRY_FIRST,
             announced_at: None,
             ready: false,
-            connected: 0,
+            connected,
             changes,
             housekeeping_due: at + HOUSEKEEPING,
         };
