@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::event::{PurchaseEvent, Receipt};
 use super::state::{Booking, Effect, Finish, Happening, PayBy, Phase, Quote, State, Step};
 use super::step::{Now, step};
+use super::watcher::Watcher;
 use crate::clock::Clock;
 use crate::config::{self, default_fee_cap};
 use crate::error::{Code, Error, Result};
@@ -50,7 +50,7 @@ pub struct Run<'a> {
     engine: &'a Engine,
     state: State,
     version: u64,
-    tell: &'a mpsc::Sender<PurchaseEvent>,
+    watcher: &'a Watcher,
     started: Instant,
     deadline: Instant,
     /// Things under way that come back as something that happened.
@@ -75,7 +75,7 @@ impl<'a> Run<'a> {
         engine: &'a Engine,
         state: State,
         version: u64,
-        tell: &'a mpsc::Sender<PurchaseEvent>,
+        watcher: &'a Watcher,
         started: Instant,
         deadline: Instant,
     ) -> Self {
@@ -83,7 +83,7 @@ impl<'a> Run<'a> {
             engine,
             state,
             version,
-            tell,
+            watcher,
             started,
             deadline,
             work: JoinSet::new(),
@@ -148,6 +148,9 @@ impl<'a> Run<'a> {
                 () = stop.cancelled() => Some(Happening::Interrupted),
                 Some(done) = self.work.join_next() => done.ok().flatten(),
                 Some(_) = self.said.join_next() => None,
+                // Before what comes in: a provider that never stops talking must not put these off.
+                () = sleep_until(self.deadline) => Some(Happening::Deadline),
+                () = at(self.doubt_until) => Some(Happening::GiveUpLooking),
                 incoming = answers.next(), if listening => match incoming {
                     Some(Incoming::StoredDone { .. }) => self.stored_only.then_some(Happening::Deadline),
                     Some(Incoming::Event(event)) => heard(&self.state, &event),
@@ -160,8 +163,6 @@ impl<'a> Run<'a> {
                     self.whole_text_by = None;
                     Some(Happening::NoWholeText)
                 }
-                () = at(self.doubt_until) => Some(Happening::GiveUpLooking),
-                () = sleep_until(self.deadline) => Some(Happening::Deadline),
             };
             self.queue.extend(happening);
         }
@@ -295,8 +296,7 @@ impl<'a> Run<'a> {
     }
 
     async fn tell(&self, event: PurchaseEvent) {
-        // Nobody listening is no reason to stop.
-        let _ = self.tell.send(event).await;
+        self.watcher.tell(event).await;
     }
 
     fn act(&mut self, effect: Effect) {

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::driver::{Engine, Run, look_up};
 use super::event::PurchaseEvent;
 use super::state::{Happening, PayBy, Phase, State};
+use super::watcher::Watcher;
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::ids::PurchaseId;
@@ -282,8 +283,10 @@ async fn fetch_result(
         .checked_sub(Duration::from_secs(now.since(state.terms.started_at)))
         .unwrap_or_else(Instant::now);
     let deadline = Instant::now() + patience;
-    let overdue = state.terms.deadline <= now;
-    let run = Run::new(engine, state, version, &tell, started, deadline).stored_only(overdue);
+    // Once given up, whether at the deadline or at the provider's word, it is looked for, not waited for.
+    let given_up = matches!(state.phase, Phase::Undelivered { .. }) || state.terms.deadline <= now;
+    let watcher = Watcher::new(tell);
+    let run = Run::new(engine, state, version, &watcher, started, deadline).stored_only(given_up);
     let never = CancellationToken::new();
     let outcome = {
         let driving = run.drive(answers, &never);

@@ -2,7 +2,10 @@
 
 use crate::cli::output::Output;
 use crate::cli::settings::{FindSettings, PurchaseSettings, Settings, WalletChoice};
-use crate::cli::watch::{open_client, provider_line, short, summary, waiting_for, watch};
+use crate::cli::text::one_line;
+use crate::cli::watch::{
+    LONGEST_NAME, open_client, provider_line, short, summary, waiting_for, watch,
+};
 use crate::client::{PurchaseEvent, PurchaseRequest};
 use crate::error::Result;
 
@@ -83,7 +86,7 @@ async fn dry_run(
     out.line(&format!(
         "would buy from {} ({}) for {price}",
         short(&offer.provider.to_hex()),
-        offer.name
+        one_line(&offer.name, LONGEST_NAME)
     ));
     Ok(())
 }
