@@ -75,6 +75,12 @@ impl Running {
         }
     }
 
+    /// How many lines it has printed by now.
+    pub fn lines_so_far(&mut self) -> usize {
+        self.seen.extend(self.lines.try_iter());
+        self.seen.len()
+    }
+
     /// SIGKILL: no goodbye of any kind.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
