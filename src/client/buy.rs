@@ -1,5 +1,6 @@
 //! One purchase: discover, choose, put on record, and drive.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngCore;
@@ -339,7 +340,10 @@ impl Attempt<'_> {
             state: row,
         };
         let left = self.deadline.saturating_duration_since(Instant::now());
-        let _driving = engine.ledger.drive(id);
+        let driving = engine
+            .ledger
+            .drive(id)
+            .ok_or_else(|| Error::new(Code::Internal, "a random purchase id came twice"))?;
         // Asking the relays for answers and putting the purchase on record don't wait for each other;
         // the request leaves after both.
         let (opened, answers) = tokio::join!(
@@ -364,6 +368,7 @@ impl Attempt<'_> {
         .await;
         let run = Run::new(
             engine,
+            Arc::new(driving),
             state,
             record.version,
             self.watcher,
@@ -452,15 +457,7 @@ fn read(record: &PurchaseRecord) -> Result<State> {
 
 /// A purchase of this key is on record and can't be brought to an end now.
 fn unsettled(record: &PurchaseRecord, state: &State) -> Error {
-    let reserved = record
-        .reservation
-        .as_ref()
-        .filter(|reservation| crate::purchase::state::holds_money(reservation.status))
-        .map_or(Msat::ZERO, |r| r.price.saturating_add(r.fee_cap));
-    let paid = state
-        .phase
-        .settled()
-        .map_or(Msat::ZERO, crate::purchase::state::Settled::paid);
+    let (paid, reserved) = (state.phase.paid(), record.reserved());
     let (code, message) = match &state.phase {
         Phase::Paying(_) | Phase::Unknown { .. } => (
             Code::PaymentUnknown,

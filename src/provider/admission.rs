@@ -33,12 +33,12 @@ impl Seen {
 }
 
 /// Refusals and cancellations that one peer may cause at once.
-const PEER_BURST: u32 = 16;
+const PEER_BURST: u32 = 64;
 /// How long until one more is allowed.
-const PEER_REFILL: Duration = Duration::from_secs(5);
+const PEER_REFILL: Duration = Duration::from_secs(1);
 /// The same over all peers, since a key costs nothing.
-const ALL_BURST: u32 = 128;
-const ALL_REFILL: Duration = Duration::from_millis(200);
+const ALL_BURST: u32 = 512;
+const ALL_REFILL: Duration = Duration::from_millis(50);
 /// Peers whose credit is kept in mind.
 const MOST_PEERS: usize = 4_096;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nostr::{Event, EventId, RelayUrl};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::store::JobStore;
 use super::voice::{Unspeakable, Voice};
@@ -55,12 +56,12 @@ pub(super) async fn join(
     };
     let relays = relay_set(&config.relays);
     let key = voice.identity.public_key();
-    let before = if renew {
-        None
-    } else {
-        store.channel(key, relays.clone()).await?
-    };
-    if let Some(before) = before {
+    let before = store.channel(key, relays.clone()).await?;
+    // Two channels of one name, made in one second, would be one event.
+    let earliest = before
+        .as_ref()
+        .map_or(0, |before| before.created_at.as_secs() + 1);
+    if let Some(before) = before.filter(|_| !renew) {
         // Relays may have lost it since, and where they have not this does no harm. Nor is it needed to
         // speak in the channel.
         if let Err(trouble) = voice.publish(&before).await {
@@ -72,8 +73,9 @@ pub(super) async fn join(
         });
     }
     let urls: Vec<String> = config.relays.iter().map(ToString::to_string).collect();
+    let at = voice.clock.now().max(UnixSecs::new(earliest));
     let made = voice
-        .sign(channel::create(&config.name, &config.about, &urls))
+        .sign_at(channel::create(&config.name, &config.about, &urls), at)
         .map_err(|error| Error::new(Code::Internal, error.to_string()))?;
     // On record first: a start that fails here comes back to the same channel.
     store.remember_channel(relays, made.clone()).await?;
@@ -115,6 +117,10 @@ struct Said {
     listed_at: UnixSecs,
     /// The latest announcements in the channel, to be taken back with the listing.
     announcements: VecDeque<EventId>,
+    /// When the present round of announcing began, and what of it is done.
+    round: Option<Instant>,
+    listed: bool,
+    announced: bool,
     withdrawn: bool,
 }
 
@@ -147,6 +153,9 @@ impl Announcer {
         let said = Mutex::new(Said {
             listed_at,
             announcements: VecDeque::new(),
+            round: None,
+            listed: false,
+            announced: false,
             withdrawn: false,
         });
         Self {
@@ -156,33 +165,52 @@ impl Announcer {
         }
     }
 
-    /// Announces once, by both ways. The earlier announcement in the channel stays: customers take the
-    /// latest.
+    /// Announces once, by both ways. After a failure only what failed is said again, until it is time to
+    /// say all. The earlier announcement in the channel stays: customers take the latest.
     pub(super) async fn announce(&self, voice: &Voice, store: &JobStore) -> Result<(), String> {
-        let words = |error: Unspeakable| error.to_string();
         let mut said = self.said.lock().await;
         if said.withdrawn {
             return Ok(());
         }
+        let round_is_over = said.round.is_none_or(|began| began.elapsed() >= self.every);
+        if round_is_over || (said.listed && said.announced) {
+            said.round = Some(Instant::now());
+            (said.listed, said.announced) = (false, false);
+        }
+        let listed = match said.listed {
+            true => Ok(()),
+            false => self.list(&mut said, voice, store).await,
+        };
+        let announced = match said.announced {
+            true => Ok(()),
+            false => self.say(&mut said, voice).await,
+        };
+        (said.listed, said.announced) = (listed.is_ok(), announced.is_ok());
+        listed.and(announced)
+    }
+
+    async fn list(&self, said: &mut Said, voice: &Voice, store: &JobStore) -> Result<(), String> {
         let at = said.next_time(voice, store).await?;
         let lives = self.every.as_secs().saturating_mul(LISTING_LIVES);
         let content = ListingContent {
             expires_at: Some(at.plus(lives)),
             ..self.content.clone()
         };
-        let listing = listing::listing(&content);
-        let listing = voice.sign_at(listing, at).map_err(words)?;
-        let Some(channel) = content.channel else {
-            return publish(voice, &listing).await;
+        publish(voice, voice.sign_at(listing::listing(&content), at)).await
+    }
+
+    async fn say(&self, said: &mut Said, voice: &Voice) -> Result<(), String> {
+        let Some(channel) = self.content.channel else {
+            return Ok(());
         };
         let key = voice.identity.public_key();
-        let announcement = listing::announcement(&content, key, NO_SPARK_ADDRESS);
+        let announcement = listing::announcement(&self.content, key, NO_SPARK_ADDRESS);
         let message = AgentMessage::ServiceAnnouncement(announcement);
-        let announcement = voice.broadcast(channel, &message).map_err(words)?;
-        said.remember(announcement.id);
-        let (listed, announced) =
-            tokio::join!(publish(voice, &listing), publish(voice, &announcement));
-        listed.and(announced)
+        let event = voice.broadcast(channel, &message);
+        if let Ok(event) = &event {
+            said.remember(event.id);
+        }
+        publish(voice, event).await
     }
 
     /// Takes the listing and the latest announcements back, for good.
@@ -195,15 +223,15 @@ impl Announcer {
         let announcements: Vec<EventId> = said.announcements.iter().copied().collect();
         let key = voice.identity.public_key();
         for (event, at) in listing::withdraw(key, &announcements, last.min(now), now) {
-            let event = voice.sign_at(event, at);
-            publish(voice, &event.map_err(|error| error.to_string())?).await?;
+            publish(voice, voice.sign_at(event, at)).await?;
         }
         Ok(())
     }
 }
 
-async fn publish(voice: &Voice, event: &Event) -> Result<(), String> {
-    let published = voice.publish(event).await;
+async fn publish(voice: &Voice, event: Result<Event, Unspeakable>) -> Result<(), String> {
+    let event = event.map_err(|error| error.to_string())?;
+    let published = voice.publish(&event).await;
     published.map_err(|error| error.to_string())
 }
 

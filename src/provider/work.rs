@@ -47,7 +47,7 @@ impl Workshop {
     /// Does a job. What is still to be published comes back signed; nothing of it was published.
     pub(super) async fn work(&self, job: &Job) -> Finish {
         // What an earlier run published can't be taken back, and new chunks might not fit to it.
-        let stream = job.stream && job.attempts == 0;
+        let stream = job.stream && !job.resumed;
         let (chunks, from_backend) = mpsc::channel(WAITING_CHUNKS);
         let mut outflow = Outflow::new(self, job.address, stream);
         let (made, ()) = tokio::join!(self.generate(job, chunks), outflow.run(from_backend));

@@ -8,14 +8,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::event::{PurchaseEvent, Receipt};
-use super::state::{
-    Booking, Effect, Finish, Happening, PayBy, Phase, Quote, State, Step, holds_money,
-};
+use super::state::{Booking, Effect, Finish, Happening, PayBy, Phase, Quote, State, Step};
 use super::step::{Now, step};
 use super::watcher::Watcher;
 use crate::clock::Clock;
@@ -23,12 +22,12 @@ use crate::config::{self, default_fee_cap};
 use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
 use crate::ids::PaymentHash;
-use crate::ledger::{Entry, Ledger, LedgerError, Limits, Reserve, SeenBalance};
+use crate::ledger::{DriveGuard, Entry, Ledger, LedgerError, Limits, Reserve, SeenBalance};
 use crate::protocol::message::AgentMessage;
 use crate::protocol::{channel, codec};
 use crate::relay::{Incoming, RelayError, RelaySession, Subscription, seal};
 use crate::units::Msat;
-use crate::wallet::{PayRequest, Wallet, WalletError};
+use crate::wallet::{FailureProof, PayOutcome, PayRequest, Wallet, WalletError};
 
 /// Whatever a purchase needs to run.
 #[derive(Clone, Debug)]
@@ -50,6 +49,8 @@ pub struct Engine {
 /// One purchase under way.
 pub struct Run<'a> {
     engine: &'a Engine,
+    /// Keeps this process's own recovery away.
+    driving: Arc<DriveGuard>,
     state: State,
     version: u64,
     watcher: &'a Watcher,
@@ -71,10 +72,11 @@ pub struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// A purchase that is on record in `state` at `version`, owned by this process.
+    /// A purchase that is on record in `state` at `version`, owned by this process and driven by it.
     #[must_use]
     pub fn new(
         engine: &'a Engine,
+        driving: Arc<DriveGuard>,
         state: State,
         version: u64,
         watcher: &'a Watcher,
@@ -83,6 +85,7 @@ impl<'a> Run<'a> {
     ) -> Self {
         Self {
             engine,
+            driving,
             state,
             version,
             watcher,
@@ -271,7 +274,7 @@ impl<'a> Run<'a> {
                 .of(self.state.terms.id)
                 .with_money(Msat::ZERO, reserved);
         }
-        let paid = self.paid();
+        let paid = self.state.phase.paid();
         Error::from(error)
             .of(self.state.terms.id)
             .with_money(paid, reserved)
@@ -400,27 +403,35 @@ impl<'a> Run<'a> {
             return;
         };
         let Some(invoice) = quote.invoice else { return };
-        let ledger = self.engine.ledger.clone();
-        let purchase = self.state.terms.id;
+        let request = PayRequest {
+            bolt11: invoice.bolt11,
+            payment_hash: invoice.payment_hash,
+            amount: quote.amount,
+            max_fee: Msat::ZERO,
+            purchase: self.state.terms.id,
+        };
+        let claim = Claim {
+            ledger: Some(self.engine.ledger.clone()),
+            _driving: Arc::clone(&self.driving),
+        };
+        let (tell, told) = oneshot::channel();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a payment that was begun goes on without us, so its claim must not end with this run; the wallet's answer ends it"
+        )]
+        tokio::spawn(async move {
+            if tell.is_closed() {
+                return claim.end();
+            }
+            let answer = order(&*wallet, request, claim).await;
+            // Nobody left to hear it: recovery asks again.
+            let _ = tell.send(answer);
+        });
         self.work.spawn(async move {
-            let reserved = match ledger.purchase(purchase).await {
-                Ok(record) => record.reservation,
-                Err(error) => {
-                    tracing::error!(%purchase, %error, "the reservation can't be read back: not paying");
-                    return None;
-                }
-            };
-            let reserved = reserved.filter(|reservation| {
-                reservation.payment_hash == invoice.payment_hash && holds_money(reservation.status)
-            })?;
-            let request = PayRequest {
-                bolt11: invoice.bolt11,
-                payment_hash: invoice.payment_hash,
-                amount: quote.amount,
-                max_fee: reserved.fee_cap,
-                purchase,
-            };
-            Some(Happening::PayAnswered(wallet.pay(request).await))
+            let answer = told.await.unwrap_or_else(|_| PayOutcome::Unknown {
+                reason: "the wallet broke off".to_owned(),
+            });
+            Some(Happening::PayAnswered(answer))
         });
     }
 
@@ -449,7 +460,7 @@ impl<'a> Run<'a> {
             (Some(Finish::Delivered), Some(receipt)) => Ok(receipt),
             (Some(Finish::Failed { code, message }), _) => Err(Error::new(*code, message.clone())
                 .of(self.state.terms.id)
-                .with_money(self.paid(), self.reserved().await)),
+                .with_money(self.state.phase.paid(), self.reserved().await)),
             _ => Err(Error::new(
                 Code::Internal,
                 "a purchase ended without an outcome",
@@ -457,23 +468,65 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn paid(&self) -> Msat {
-        self.state
-            .phase
-            .settled()
-            .map_or(Msat::ZERO, super::state::Settled::paid)
-    }
-
     async fn reserved(&self) -> Msat {
         let record = self.engine.ledger.purchase(self.state.terms.id).await;
-        record
-            .ok()
-            .and_then(|record| record.reservation)
-            .filter(|reservation| holds_money(reservation.status))
-            .map_or(Msat::ZERO, |reservation| {
-                reservation.price.saturating_add(reservation.fee_cap)
-            })
+        record.map_or(Msat::ZERO, |record| record.reserved())
     }
+}
+
+/// This process's claim on a purchase while its wallet has the order to pay. Until the wallet has answered,
+/// "no such payment" proves nothing, so nobody else may take the purchase over and free its money:
+/// whatever becomes of the [`Run`], of the client and of its runtime.
+struct Claim {
+    ledger: Option<Ledger>,
+    _driving: Arc<DriveGuard>,
+}
+
+impl Claim {
+    /// The wallet has answered, or was never asked.
+    fn end(mut self) {
+        self.ledger = None;
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Cut off: the wallet may be at work still, for as long as the process lives.
+        if let Some(ledger) = self.ledger.take() {
+            ledger.keep_until_exit();
+        }
+    }
+}
+
+/// Tells the wallet to pay what is on record as reserved, and nothing else.
+async fn order(wallet: &dyn Wallet, mut request: PayRequest, claim: Claim) -> PayOutcome {
+    let Some(ledger) = claim.ledger.clone() else {
+        return not_told("its claim has ended");
+    };
+    let outcome = match ledger.purchase(request.purchase).await {
+        Ok(record) => {
+            let reserved = record.reservation.filter(|reservation| {
+                reservation.payment_hash == request.payment_hash && reservation.status.is_open()
+            });
+            match reserved {
+                Some(reserved) => {
+                    request.max_fee = reserved.fee_cap;
+                    wallet.pay(request).await
+                }
+                None => not_told("no money is set aside for it"),
+            }
+        }
+        Err(error) => not_told(&format!("the reservation can't be read back: {error}")),
+    };
+    claim.end();
+    outcome
+}
+
+/// Proof by never having begun.
+fn not_told(why: &str) -> PayOutcome {
+    PayOutcome::Failed(FailureProof::new(format!(
+        "the wallet was not told to pay: {why}"
+    )))
 }
 
 /// What a relay brought, if it could be for this purchase.

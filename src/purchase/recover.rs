@@ -1,5 +1,6 @@
 //! Settles what a crash, a time-out or a lost connection left open.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use nostr::{Filter, Kind, Timestamp};
@@ -10,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::driver::{Engine, Run, look_up};
 use super::event::PurchaseEvent;
-use super::state::{Happening, PayBy, Phase, State, holds_money};
+use super::state::{Happening, PayBy, Phase, State};
 use super::watcher::Watcher;
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::ids::PurchaseId;
-use crate::ledger::{LedgerError, PurchaseRecord};
+use crate::ledger::{DriveGuard, LedgerError, PurchaseRecord};
 use crate::relay::{RelaySession, Subscription};
 use crate::units::Msat;
 
@@ -90,9 +91,10 @@ pub async fn recover_one(
     record: PurchaseRecord,
     depth: Depth,
 ) -> Result<Option<Recovered>> {
-    let Some(_driving) = engine.ledger.drive(record.id) else {
+    let Some(driving) = engine.ledger.drive(record.id) else {
         return Ok(None);
     };
+    let driving = Arc::new(driving);
     let record = match engine.ledger.adopt(record.id, record.version).await {
         Ok(record) => record,
         Err(LedgerError::Conflict(_)) => return Ok(None),
@@ -100,7 +102,7 @@ pub async fn recover_one(
     };
     let was = record.state.label.clone();
     let id = record.id;
-    let trouble = settle_and_fetch(engine, record, depth.patience())
+    let trouble = settle_and_fetch(engine, &driving, record, depth.patience())
         .await
         .err();
     report(engine, id, was, trouble).await.map(Some)
@@ -150,6 +152,7 @@ fn read(record: &PurchaseRecord) -> Result<State> {
 /// Money first, then the result.
 async fn settle_and_fetch(
     engine: &Engine,
+    driving: &Arc<DriveGuard>,
     record: PurchaseRecord,
     patience: Duration,
 ) -> Result<(), Trouble> {
@@ -171,7 +174,7 @@ async fn settle_and_fetch(
         state.phase,
         Phase::Awaiting { .. } | Phase::Undelivered { .. }
     ) {
-        fetch_result(engine, state, version, patience).await?;
+        fetch_result(engine, driving, state, version, patience).await?;
     }
     Ok(())
 }
@@ -264,6 +267,7 @@ async fn apply(
 /// Fetches a result that is on the relays, or comes while the buyer would still have waited for it.
 async fn fetch_result(
     engine: &Engine,
+    driving: &Arc<DriveGuard>,
     mut state: State,
     version: u64,
     most: Duration,
@@ -286,7 +290,9 @@ async fn fetch_result(
     // Once given up, whether at the deadline or at the provider's word, it is looked for, not waited for.
     let given_up = matches!(state.phase, Phase::Undelivered { .. }) || state.terms.deadline <= now;
     let watcher = Watcher::new(tell);
-    let run = Run::new(engine, state, version, &watcher, started, deadline).stored_only(given_up);
+    let driving = Arc::clone(driving);
+    let run = Run::new(engine, driving, state, version, &watcher, started, deadline)
+        .stored_only(given_up);
     let never = CancellationToken::new();
     let outcome = {
         let driving = run.drive(answers, &never);
@@ -337,16 +343,7 @@ async fn report(
 ) -> Result<Recovered> {
     let record = engine.ledger.purchase(id).await?;
     let state = read(&record)?;
-    let reserved = record
-        .reservation
-        .filter(|reservation| holds_money(reservation.status))
-        .map_or(Msat::ZERO, |reservation| {
-            reservation.price.saturating_add(reservation.fee_cap)
-        });
-    let paid = state
-        .phase
-        .settled()
-        .map_or(Msat::ZERO, super::state::Settled::paid);
+    let (paid, reserved) = (state.phase.paid(), record.reserved());
     let text = match state.phase {
         Phase::Delivered { text, .. } => Some(text),
         _ => None,

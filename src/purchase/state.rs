@@ -7,7 +7,7 @@ use super::assembly::Assembly;
 use super::event::{PurchaseEvent, Receipt};
 use crate::error::Code;
 use crate::ids::{JobId, PaymentHash, Preimage, PurchaseId, WalletId};
-use crate::ledger::{Entry, Refusal, ReservationStatus, SeenBalance, StateRow, Status};
+use crate::ledger::{Entry, Refusal, SeenBalance, StateRow, Status};
 use crate::protocol::message::AgentMessage;
 use crate::units::{Msat, Network, UnixSecs};
 use crate::wallet::{Outgoing, PayOutcome};
@@ -319,6 +319,14 @@ impl Phase {
     }
 }
 
+impl Phase {
+    /// What left the wallet for good, fee included.
+    #[must_use]
+    pub fn paid(&self) -> Msat {
+        self.settled().map_or(Msat::ZERO, Settled::paid)
+    }
+}
+
 /// What can happen to a purchase.
 #[derive(Clone, Debug)]
 pub enum Happening {
@@ -465,15 +473,6 @@ impl State {
             elapsed_ms: *elapsed_ms,
         })
     }
-}
-
-/// The reservation statuses in which money is set aside.
-#[must_use]
-pub const fn holds_money(status: ReservationStatus) -> bool {
-    matches!(
-        status,
-        ReservationStatus::Reserved | ReservationStatus::InFlight | ReservationStatus::Unknown
-    )
 }
 
 mod preimage_text {

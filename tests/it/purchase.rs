@@ -306,9 +306,11 @@ async fn dropping_a_purchase_leaves_the_ledger_recoverable() {
     }
     drop(purchase);
     assert_eq!(slow.budget().await.unwrap().usage.reserved, PRICE);
-    // A payment that was begun goes on; recovery finds out what became of it.
-    let recovered = slow.recover().await.unwrap();
-    assert_eq!(recovered.len(), 1, "{recovered:?}");
+    // A payment that was begun goes on, and nobody decides over it before the wallet has answered.
+    while slow.budget().await.unwrap().usage.reserved == PRICE {
+        slow.recover().await.unwrap();
+        tokio::task::yield_now().await;
+    }
     let usage = slow.budget().await.unwrap().usage;
     let after = wallet.balance().await.unwrap();
     assert_eq!(usage.reserved, Msat::ZERO);

@@ -3,6 +3,7 @@
 use crate::cli::customer::Resolution;
 use crate::cli::output::Output;
 use crate::cli::settings::{Settings, WalletChoice};
+use crate::cli::signals;
 use crate::cli::text::entry;
 use crate::cli::watch::{client_builder, open_looker, short};
 use crate::client::Recovered;
@@ -34,8 +35,9 @@ pub async fn run(
                 builder.without_recovery().build().await?
             }
         };
+        let mut signals = signals::Stop::new()?;
         out.status("recovering");
-        let recovered = client.recover().await;
+        let recovered = signals.or(client.recover()).await;
         client.close().await;
         out.clear_status();
         recovered?

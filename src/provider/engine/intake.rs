@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use nostr::{Event, PublicKey};
 
-use super::engine::{Engine, Live, Phase};
-use super::event::ProviderEvent;
-use super::job::Address;
-use super::pricing::{self, Refusal};
+use super::{Engine, Live, Phase};
 use crate::ids::JobId;
 use crate::protocol::message::{AgentMessage, JobRequest};
 use crate::protocol::{KIND_TEXT_GENERATION, channel, codec};
+use crate::provider::event::ProviderEvent;
+use crate::provider::job::Address;
+use crate::provider::pricing::{self, Refusal};
 use crate::units::UnixSecs;
 
 /// Requests older than this are not served: nobody waits for them any more.
@@ -125,15 +125,16 @@ impl Engine {
 
     /// Says no, unless this peer was told so too often.
     pub(super) fn refuse(&mut self, address: Address, refusal: Refusal, now: Instant) {
-        self.shop.workshop.reporter.say(ProviderEvent::Refused {
+        if !self.credit.take(address.customer, now) {
+            return;
+        }
+        self.report(ProviderEvent::Refused {
             job_id: address.job_id(),
             customer: address.customer,
             code: refusal.code,
         });
-        if self.credit.take(address.customer, now) {
-            let task = Arc::clone(&self.shop).refuse(address, refusal);
-            self.spawn(None, task);
-        }
+        let task = Arc::clone(&self.shop).refuse(address, refusal);
+        self.spawn(None, task);
     }
 
     /// A customer says that it paid: a reason to look, and where there is no wallet, the payment itself.
