@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use nostr::{Filter, Kind, Timestamp};
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -16,7 +17,7 @@ use super::watcher::Watcher;
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::ids::PurchaseId;
-use crate::ledger::{DriveGuard, LedgerError, PurchaseRecord};
+use crate::ledger::{DriveGuard, LedgerError, PurchaseRecord, Status};
 use crate::relay::{RelaySession, Subscription};
 use crate::units::Msat;
 
@@ -51,7 +52,8 @@ pub struct Trouble {
 /// How much recovery may do, and how long it may take for one purchase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
-    /// What was open: money first, and results that are on the relays already. At every start.
+    /// What was open: money first, and results that are on the relays already. At every start, as far as
+    /// a moment suffices.
     Open,
     /// That, and results of purchases that were given up as undelivered. The `recover` command.
     All,
@@ -71,15 +73,22 @@ impl Depth {
 /// # Errors
 /// If the ledger can't be used. Trouble with one purchase is reported in its [`Recovered`].
 pub async fn recover(engine: &Engine, depth: Depth) -> Result<Vec<Recovered>> {
-    let mut done = Vec::new();
-    for record in engine.ledger.recoverable().await? {
-        let undelivered = record.state.status == crate::ledger::Status::Undelivered;
-        if undelivered && depth == Depth::Open {
-            continue;
-        }
-        done.extend(recover_one(engine, record, depth).await?);
+    let started = Instant::now();
+    let mut records = engine.ledger.recoverable().await?;
+    if depth == Depth::Open {
+        records.retain(|record| record.state.status != Status::Undelivered);
     }
-    Ok(done)
+    let each = records.into_iter().map(|record| async move {
+        // A payee can hold payments for a day, and as many as the limits allow. They must not keep the
+        // next purchase waiting: what is not reached in time is left to `recover`.
+        if depth == Depth::Open && started.elapsed() >= depth.patience() {
+            return Ok(None);
+        }
+        recover_one(engine, record, depth).await
+    });
+    let each = stream::iter(each).buffered(config::RECOVER_AT_ONCE);
+    let done: Vec<Option<Recovered>> = each.try_collect().await?;
+    Ok(done.into_iter().flatten().collect())
 }
 
 /// Recovers one purchase; `None` if another process was quicker, or is at work on it.

@@ -1,7 +1,5 @@
 //! Providers that cheat with the result: none, too early, too much, broken, contradictory.
 
-use agent_compute::client::PurchaseRequest;
-use agent_compute::market::Select;
 use agent_compute::protocol::message::{AgentMessage, JobAccepted};
 
 use super::cast::{Asked, Peer, chunk};
@@ -222,6 +220,14 @@ async fn a_result_before_the_payment_buys_nothing_and_one_beside_it_counts() {
     assert_eq!(stage.books(&customer).await, Books::paid(PRICE));
 }
 
+/// The most memory that a process has had, in KiB; 0 where nobody says.
+fn memory(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = peak.and_then(|line| line.split_whitespace().next());
+    number.map_or(0, |number| number.parse().unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endless_stream_ends_and_memory_is_bounded() {
     let stage = Stage::new().await;
@@ -245,6 +251,11 @@ async fn an_endless_stream_ends_and_memory_is_bounded() {
         provider.chunk(&job.id, None, &piece, false).await;
         sent += 1;
         assert!(sent < 1000, "30 MB and no end");
+        let most = memory(buying.child.id());
+        assert!(
+            most < 100 * 1024,
+            "{most} KiB for a stream of {sent} pieces"
+        );
     }
     let error = tokio::task::spawn_blocking(move || {
         let error = buying.wait_for("the error", |line| {
@@ -355,11 +366,7 @@ async fn a_thousand_pieces_that_nobody_reads_hold_up_nothing() {
     let mut provider = Peer::provider(&stage).await;
     let customer = stage.customer();
     let client = stage.client(&customer).await;
-    let from = Select::Provider(provider.key().to_hex().parse().unwrap());
-    let purchase = client.purchase(PurchaseRequest {
-        select: from,
-        ..PurchaseRequest::new("hello")
-    });
+    let purchase = client.purchase(stage.request(&provider));
     let job = provider.paid_job_in(true).await;
     let pieces: Vec<_> = (0..1500)
         .map(|seq| provider.sign(&chunk(&job.id, Some(seq), "word ", seq == 1499)))

@@ -245,6 +245,36 @@ async fn an_invoice_in_another_channel_or_with_fields_that_lie_is_not_believed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_payments_held_as_traps_do_not_hold_up_the_next_start() {
+    const TRAPS: u64 = 40;
+    let stage = Stage::new().await;
+    let mut provider = Peer::provider(&stage).await;
+    let customer = stage.customer();
+    let client = stage.client(&customer).await;
+    let purchases: Vec<_> = (0..TRAPS)
+        .map(|_| client.purchase(stage.request(&provider)))
+        .collect();
+    for _ in 0..TRAPS {
+        let job = provider.asked().await;
+        let hash = Preimage::from_bytes(rand::random()).payment_hash();
+        let trap = provider.issue_on(1000, Some(hash)).await;
+        provider.quote(&job.id, &trap.bolt11, 1000).await;
+        provider.until_money(hash).await;
+    }
+    // The process ends as it may: what was begun stays on record.
+    drop((purchases, client));
+    let (ran, ()) = tokio::join!(
+        stage.buy(&customer, provider.key(), &[]),
+        provider.sell("sold")
+    );
+    ran.expect(0);
+    let held = TRAPS * 1000;
+    let books = stage.books(&customer).await;
+    assert_eq!((books.spent, books.reserved), (PRICE, held));
+    assert_eq!(books.gone, PRICE + held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hold_as_a_trap_ends_in_doubt_stays_reserved_and_is_freed_when_it_is_cancelled() {
     let stage = Stage::new().await;
     let mut provider = Peer::provider(&stage).await;

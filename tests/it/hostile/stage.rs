@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use agent_compute::client::ComputeClient;
+use agent_compute::client::{ComputeClient, PurchaseRequest};
 use agent_compute::clock::Clock;
 use agent_compute::config::Home;
 use agent_compute::identity::Identity;
 use agent_compute::ids::JobId;
 use agent_compute::ledger::{HistoryQuery, Ledger, Limits, Scope, Status};
+use agent_compute::market::Select;
 use agent_compute::relay::{EmbeddedRelay, PoolOptions, RelayPoolSession};
 use agent_compute::units::{Msat, Network};
 use agent_compute::wallet::Wallet;
@@ -21,6 +22,7 @@ use agent_compute::wallet::sim::{SimOptions, SimWallet};
 use nostr::{Keys, PublicKey};
 use serde_json::Value;
 
+use super::cast::Peer;
 use crate::harness::{Provider, Ran, Running, World, assert_conserved, run};
 
 /// The bound of everything that should happen at once. Machines are shared.
@@ -151,6 +153,14 @@ impl Stage {
             .relays(self.relay.url())
             .wallet(Arc::new(self.wallet(customer.keys.public_key())));
         builder.build().await.unwrap()
+    }
+
+    /// What a client of this process asks of this provider.
+    pub(super) fn request(&self, from: &Peer) -> PurchaseRequest {
+        PurchaseRequest {
+            select: Select::Provider(from.key().to_hex().parse().unwrap()),
+            ..PurchaseRequest::new("hello")
+        }
     }
 
     fn ledger_folder(&self, customer: &Customer) -> PathBuf {
