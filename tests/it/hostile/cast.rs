@@ -36,7 +36,6 @@ pub(super) struct Peer {
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
     pub(super) id: JobId,
-    pub(super) event: Event,
     pub(super) request: JobRequest,
 }
 
@@ -182,7 +181,6 @@ impl Peer {
             AgentMessage::JobRequest(request) if request.target_provider.as_ref() == Some(&us) => {
                 Some(Asked {
                     id: JobId::of_request(&event.id),
-                    event: event.clone(),
                     request,
                 })
             }

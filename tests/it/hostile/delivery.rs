@@ -1,6 +1,7 @@
 //! Providers that cheat with the result: none, too early, too much, broken, contradictory.
 
 use agent_compute::protocol::message::{AgentMessage, JobAccepted};
+use agent_compute::units::Msat;
 
 use super::cast::{Asked, Peer, chunk};
 use super::stage::{Books, Customer, PRICE, Stage, chunks};
@@ -105,6 +106,7 @@ async fn a_refusal_is_one_before_payment_and_undelivered_after_it() {
     let customer = stage.customer();
     let (ran, ()) = tokio::join!(stage.buy(&customer, provider.key(), &[]), async {
         let job = provider.asked().await;
+        assert_eq!(job.request.max_price_msats, Some(Msat::new(PRICE)));
         provider.refuse(&job.id, "no").await;
     });
     assert_eq!(ran.expect(10).last()["code"], "provider_refused");
