@@ -78,11 +78,14 @@ struct CleanStderr;
 impl Write for CleanStderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = clean(&String::from_utf8_lossy(bytes));
-        io::stderr().write_all(text.as_bytes())?;
+        // A log that nobody can read is no reason to fail: told of it, the logger would print a complaint
+        // to this very stderr, and that panics, with money perhaps on its way.
+        let _ = io::stderr().write_all(text.as_bytes());
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        let _ = io::stderr().flush();
+        Ok(())
     }
 }

@@ -34,6 +34,18 @@ impl Stop {
         Ok(Self {})
     }
 
+    /// Does `work`, or gives it up when asked to stop.
+    ///
+    /// # Errors
+    /// Those of `work`; [`Code::Interrupted`] if it was given up.
+    pub async fn or<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = self.asked() => Err(Error::new(Code::Interrupted, "stopped")),
+            done = work => done,
+        }
+    }
+
     /// Waits to be asked to stop. Call it again to wait for the next signal. Cancel-safe.
     pub async fn asked(&mut self) {
         #[cfg(unix)]

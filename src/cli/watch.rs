@@ -3,17 +3,29 @@
 use super::output::Output;
 use super::settings::{Settings, WalletChoice};
 use super::signals;
+use super::text::one_line;
 use super::wallets::open_wallet;
 use crate::client::{Builder, ComputeClient, ProviderSeen, Purchase, PurchaseEvent, Receipt};
 use crate::error::{Code, Error, Result};
 use crate::protocol::Feature;
+use crate::units::Msat;
 
-/// Opens the client of these settings: identity, wallet, ledger, relays.
+/// Characters of a provider's name that are shown.
+pub const LONGEST_NAME: usize = 60;
+
+/// Characters of the list of its models that are shown.
+const LONGEST_MODELS: usize = 200;
+
+/// Opens a client, and says what that settled.
 ///
 /// # Errors
-/// If one of them can't be opened.
-pub async fn open_client(settings: &Settings, out: &Output) -> Result<ComputeClient> {
-    let client = client_builder(settings, out).await?.build().await?;
+/// If one of them can't be opened, or `signals` say stop.
+pub async fn open_client(
+    builder: Builder,
+    signals: &mut signals::Stop,
+    out: &Output,
+) -> Result<ComputeClient> {
+    let client = signals.or(builder.build()).await?;
     for one in client.recovered() {
         let id = &one.purchase_id;
         out.note(&format!(
@@ -67,10 +79,11 @@ pub async fn open_looker(settings: &Settings, out: &Output) -> Result<ComputeCli
 /// Those of the purchase.
 pub async fn watch(
     mut purchase: Purchase,
+    signals: &mut signals::Stop,
     out: &Output,
     mut show: impl FnMut(&PurchaseEvent),
 ) -> Result<Receipt> {
-    let mut signals = signals::Stop::new()?;
+    let mut cut_off = Error::new(Code::Interrupted, "stopped");
     let mut stopped = false;
     let mut shown = String::new();
     loop {
@@ -78,7 +91,7 @@ pub async fn watch(
             event = purchase.next_event() => event,
             () = signals.asked() => {
                 if stopped {
-                    return Err(Error::new(Code::Interrupted, "stopped; run `agent-customer recover`"));
+                    return Err(cut_off);
                 }
                 stopped = true;
                 out.status("stopping");
@@ -88,6 +101,7 @@ pub async fn watch(
         };
         let Some(event) = event else { break };
         show(&event);
+        cut_off = as_of(cut_off, &event);
         if let PurchaseEvent::Chunk { text, .. } = &event {
             out.clear_status();
             out.text(text);
@@ -101,6 +115,25 @@ pub async fn watch(
         show_rest(receipt, &shown, out);
     }
     receipt
+}
+
+/// What is to be said if the program ends before the next event.
+fn as_of(error: Error, event: &PurchaseEvent) -> Error {
+    match event {
+        PurchaseEvent::Selected {
+            purchase_id: Some(id),
+            ..
+        } => error.of(*id),
+        PurchaseEvent::Reserved { reserved_msat, .. } => {
+            error.with_money(Msat::ZERO, *reserved_msat)
+        }
+        PurchaseEvent::Paid {
+            price_msat,
+            fee_msat,
+            ..
+        } => error.with_money(price_msat.saturating_add(*fee_msat), Msat::ZERO),
+        _ => error,
+    }
 }
 
 /// Prints what the pieces left of the result, so that every part of it is printed once.
@@ -171,8 +204,8 @@ pub fn provider_line(seen: &ProviderSeen) -> String {
     format!(
         "{}  {price}  {network}  {}  [{}]  [{}]  {fits}",
         short(&seen.provider),
-        seen.name,
-        seen.models.join(", "),
+        one_line(&seen.name, LONGEST_NAME),
+        one_line(&seen.models.join(", "), LONGEST_MODELS),
         features.join(", "),
     )
 }

@@ -1,9 +1,9 @@
 //! One purchase: discover, choose, put on record, and drive.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngCore;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,7 @@ use crate::protocol::{Feature, KIND_TEXT_GENERATION, Offer, channel, codec};
 use crate::purchase::driver::Run;
 use crate::purchase::recover::{Depth, recover_one, subscribe};
 use crate::purchase::state::{PayBy, Phase, State, Terms};
+use crate::purchase::watcher::Watcher;
 use crate::relay::{RelayError, seal};
 use crate::units::{Msat, UnixSecs};
 
@@ -28,8 +29,6 @@ const MAX_NAME_BYTES: usize = 64;
 
 /// The first and the longest pause between looks at a purchase that another process runs.
 const WATCH_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
-
-type Tell = mpsc::Sender<PurchaseEvent>;
 
 /// Every offer that suits this client.
 pub(super) async fn offers(ready: &Ready, request: &PurchaseRequest) -> Result<Vec<Offer>> {
@@ -43,7 +42,7 @@ pub(super) async fn offers(ready: &Ready, request: &PurchaseRequest) -> Result<V
 pub(super) async fn buy(
     ready: &Ready,
     request: PurchaseRequest,
-    tell: &Tell,
+    watcher: &Watcher,
     stop: &CancellationToken,
 ) -> Result<Receipt> {
     let started = Instant::now();
@@ -58,7 +57,7 @@ pub(super) async fn buy(
     let attempt = Attempt {
         ready,
         request: &request,
-        tell,
+        watcher,
         stop,
         started,
         deadline,
@@ -229,7 +228,7 @@ async fn headroom(ready: &Ready, request: &PurchaseRequest) -> Result<Headroom> 
 struct Attempt<'a> {
     ready: &'a Ready,
     request: &'a PurchaseRequest,
-    tell: &'a Tell,
+    watcher: &'a Watcher,
     stop: &'a CancellationToken,
     started: Instant,
     deadline: Instant,
@@ -307,7 +306,7 @@ impl Attempt<'_> {
     }
 
     async fn tell(&self, event: PurchaseEvent) {
-        let _ = self.tell.send(event).await;
+        self.watcher.tell(event).await;
     }
 
     /// Finds an offer to take, within the limits and the buyer's wishes.
@@ -341,7 +340,10 @@ impl Attempt<'_> {
             state: row,
         };
         let left = self.deadline.saturating_duration_since(Instant::now());
-        let _driving = engine.ledger.drive(id);
+        let driving = engine
+            .ledger
+            .drive(id)
+            .ok_or_else(|| Error::new(Code::Internal, "a random purchase id came twice"))?;
         // Asking the relays for answers and putting the purchase on record don't wait for each other;
         // the request leaves after both.
         let (opened, answers) = tokio::join!(
@@ -366,9 +368,10 @@ impl Attempt<'_> {
         .await;
         let run = Run::new(
             engine,
+            Arc::new(driving),
             state,
             record.version,
-            self.tell,
+            self.watcher,
             self.started,
             self.deadline,
         );

@@ -40,11 +40,12 @@ use crate::purchase::driver::Engine;
 pub use crate::purchase::event::{ProviderSeen, PurchaseEvent, Receipt};
 pub use crate::purchase::recover::Recovered;
 use crate::purchase::recover::{self, Depth};
+use crate::purchase::watcher::Watcher;
 use crate::units::{Msat, Network};
 use crate::wallet::Wallet;
 
-/// How many events may wait for a purchase's watcher. A watcher that stops reading stops the purchase
-/// from showing more, never from keeping its books.
+/// How many events may wait for a purchase's watcher. One that stops reading is shown no more, and the
+/// purchase goes on.
 const EVENTS_WAITING: usize = 1024;
 
 /// Buys compute within its owner's limits. Cheap to clone; clones share everything.
@@ -195,7 +196,7 @@ impl ComputeClient {
         )]
         let task = tokio::spawn(async move {
             let ready = client.ready().await?;
-            buy::buy(ready, request, &tell, &stopped).await
+            buy::buy(ready, request, &Watcher::new(tell), &stopped).await
         });
         Purchase { events, stop, task }
     }

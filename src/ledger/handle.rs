@@ -300,6 +300,12 @@ impl Ledger {
         })
     }
 
+    /// Holds this handle's claim on its purchases until the process ends, whoever drops it: for when
+    /// something that it is responsible for goes on out of its reach.
+    pub fn keep_until_exit(self) {
+        std::mem::forget(self);
+    }
+
     /// Whether the process behind this owner id still lives. What can't be told counts as alive.
     pub async fn owner_lives(&self, owner: &str) -> bool {
         if owner == self.owner() {

@@ -17,7 +17,7 @@
 //!
 //! | found | done |
 //! |---|---|
-//! | `quoted` | the wallet is asked at once; paid: the job runs. Still open: the quote holds its slot until it expires. Over: looked up for an hour, then `expired` |
+//! | `quoted` | the wallet is asked at once; paid: the job runs. Still open: its invoice is sent again, and the quote holds its slot until it expires. Over: looked up for an hour, then `expired` |
 //! | `paid` | waits for a slot, oldest payment first |
 //! | `running` | runs again. After [`MAX_ATTEMPTS`] runs it fails, so that a prompt that kills the process does so a few times only |
 //! | `done` | the messages on record, already signed, are published again: the same events, so that a customer sees one result |

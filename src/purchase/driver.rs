@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -16,17 +16,18 @@ use tokio_util::sync::CancellationToken;
 use super::event::{PurchaseEvent, Receipt};
 use super::state::{Booking, Effect, Finish, Happening, PayBy, Phase, Quote, State, Step};
 use super::step::{Now, step};
+use super::watcher::Watcher;
 use crate::clock::Clock;
 use crate::config::{self, default_fee_cap};
 use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
 use crate::ids::PaymentHash;
-use crate::ledger::{Entry, Ledger, LedgerError, Limits, Reserve, SeenBalance};
+use crate::ledger::{DriveGuard, Entry, Ledger, LedgerError, Limits, Reserve, SeenBalance};
 use crate::protocol::message::AgentMessage;
 use crate::protocol::{channel, codec};
 use crate::relay::{Incoming, RelayError, RelaySession, Subscription, seal};
 use crate::units::Msat;
-use crate::wallet::{PayOutcome, PayRequest, Wallet, WalletError};
+use crate::wallet::{FailureProof, PayOutcome, PayRequest, Wallet, WalletError};
 
 /// Whatever a purchase needs to run.
 #[derive(Clone, Debug)]
@@ -48,9 +49,11 @@ pub struct Engine {
 /// One purchase under way.
 pub struct Run<'a> {
     engine: &'a Engine,
+    /// Keeps this process's own recovery away.
+    driving: Arc<DriveGuard>,
     state: State,
     version: u64,
-    tell: &'a mpsc::Sender<PurchaseEvent>,
+    watcher: &'a Watcher,
     started: Instant,
     deadline: Instant,
     /// Things under way that come back as something that happened.
@@ -69,21 +72,23 @@ pub struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// A purchase that is on record in `state` at `version`, owned by this process.
+    /// A purchase that is on record in `state` at `version`, owned by this process and driven by it.
     #[must_use]
     pub fn new(
         engine: &'a Engine,
+        driving: Arc<DriveGuard>,
         state: State,
         version: u64,
-        tell: &'a mpsc::Sender<PurchaseEvent>,
+        watcher: &'a Watcher,
         started: Instant,
         deadline: Instant,
     ) -> Self {
         Self {
             engine,
+            driving,
             state,
             version,
-            tell,
+            watcher,
             started,
             deadline,
             work: JoinSet::new(),
@@ -148,6 +153,9 @@ impl<'a> Run<'a> {
                 () = stop.cancelled() => Some(Happening::Interrupted),
                 Some(done) = self.work.join_next() => done.ok().flatten(),
                 Some(_) = self.said.join_next() => None,
+                // Before what comes in: a provider that never stops talking must not put these off.
+                () = sleep_until(self.deadline) => Some(Happening::Deadline),
+                () = at(self.doubt_until) => Some(Happening::GiveUpLooking),
                 incoming = answers.next(), if listening => match incoming {
                     Some(Incoming::StoredDone { .. }) => self.stored_only.then_some(Happening::Deadline),
                     Some(Incoming::Event(event)) => heard(&self.state, &event),
@@ -160,8 +168,6 @@ impl<'a> Run<'a> {
                     self.whole_text_by = None;
                     Some(Happening::NoWholeText)
                 }
-                () = at(self.doubt_until) => Some(Happening::GiveUpLooking),
-                () = sleep_until(self.deadline) => Some(Happening::Deadline),
             };
             self.queue.extend(happening);
         }
@@ -295,8 +301,7 @@ impl<'a> Run<'a> {
     }
 
     async fn tell(&self, event: PurchaseEvent) {
-        // Nobody listening is no reason to stop.
-        let _ = self.tell.send(event).await;
+        self.watcher.tell(event).await;
     }
 
     fn act(&mut self, effect: Effect) {
@@ -405,16 +410,29 @@ impl<'a> Run<'a> {
             max_fee: Msat::ZERO,
             purchase: self.state.terms.id,
         };
-        // The one task that is not ended with its purchase: once a payment may have begun, this process
-        // must count as alive (its ledger open, its owner's lock held) until the wallet has answered, or
-        // another process could take "no such payment" for the last word.
+        let claim = Claim {
+            ledger: Some(self.engine.ledger.clone()),
+            _driving: Arc::clone(&self.driving),
+        };
+        let (tell, told) = oneshot::channel();
         #[expect(
             clippy::disallowed_methods,
-            reason = "a payment that was begun must finish"
+            reason = "a payment that was begun goes on without us, so its claim must not end with this run; the wallet's answer ends it"
         )]
-        let paying = tokio::spawn(pay(wallet, self.engine.ledger.clone(), request));
-        self.work
-            .spawn(async move { paying.await.ok().flatten().map(Happening::PayAnswered) });
+        tokio::spawn(async move {
+            if tell.is_closed() {
+                return claim.end();
+            }
+            let answer = order(&*wallet, request, claim).await;
+            // Nobody left to hear it: recovery asks again.
+            let _ = tell.send(answer);
+        });
+        self.work.spawn(async move {
+            let answer = told.await.unwrap_or_else(|_| PayOutcome::Unknown {
+                reason: "the wallet broke off".to_owned(),
+            });
+            Some(Happening::PayAnswered(answer))
+        });
     }
 
     /// Asks the wallet once more, after a hint or a growing pause.
@@ -456,6 +474,61 @@ impl<'a> Run<'a> {
     }
 }
 
+/// This process's claim on a purchase while its wallet has the order to pay. Until the wallet has answered,
+/// "no such payment" proves nothing, so nobody else may take the purchase over and free its money:
+/// whatever becomes of the [`Run`], of the client and of its runtime.
+struct Claim {
+    ledger: Option<Ledger>,
+    _driving: Arc<DriveGuard>,
+}
+
+impl Claim {
+    /// The wallet has answered, or was never asked.
+    fn end(mut self) {
+        self.ledger = None;
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Cut off: the wallet may be at work still, for as long as the process lives.
+        if let Some(ledger) = self.ledger.take() {
+            ledger.keep_until_exit();
+        }
+    }
+}
+
+/// Tells the wallet to pay what is on record as reserved, and nothing else.
+async fn order(wallet: &dyn Wallet, mut request: PayRequest, claim: Claim) -> PayOutcome {
+    let Some(ledger) = claim.ledger.clone() else {
+        return not_told("its claim has ended");
+    };
+    let outcome = match ledger.purchase(request.purchase).await {
+        Ok(record) => {
+            let reserved = record.reservation.filter(|reservation| {
+                reservation.payment_hash == request.payment_hash && reservation.status.is_open()
+            });
+            match reserved {
+                Some(reserved) => {
+                    request.max_fee = reserved.fee_cap;
+                    wallet.pay(request).await
+                }
+                None => not_told("no money is set aside for it"),
+            }
+        }
+        Err(error) => not_told(&format!("the reservation can't be read back: {error}")),
+    };
+    claim.end();
+    outcome
+}
+
+/// Proof by never having begun.
+fn not_told(why: &str) -> PayOutcome {
+    PayOutcome::Failed(FailureProof::new(format!(
+        "the wallet was not told to pay: {why}"
+    )))
+}
+
 /// What a relay brought, if it could be for this purchase.
 fn heard(state: &State, event: &nostr::Event) -> Option<Happening> {
     if event.pubkey != state.terms.provider
@@ -480,28 +553,6 @@ async fn at(moment: Option<Instant>) {
         Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
     }
-}
-
-/// Pays what is reserved: nothing without a reservation of this very payment, read back from the ledger.
-async fn pay(wallet: Arc<dyn Wallet>, ledger: Ledger, request: PayRequest) -> Option<PayOutcome> {
-    let id = request.purchase;
-    let reserved = match ledger.purchase(id).await {
-        Ok(record) => record.reservation,
-        Err(error) => {
-            tracing::error!(purchase = %id, %error, "the reservation can't be read back: not paying");
-            return None;
-        }
-    };
-    let reserved = reserved.filter(|reservation| {
-        reservation.payment_hash == request.payment_hash && reservation.status.is_open()
-    })?;
-    let request = PayRequest {
-        max_fee: reserved.fee_cap,
-        ..request
-    };
-    let outcome = wallet.pay(request).await;
-    drop(ledger);
-    Some(outcome)
 }
 
 async fn prepare(

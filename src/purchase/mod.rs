@@ -36,3 +36,4 @@ pub mod event;
 pub mod recover;
 pub mod state;
 pub mod step;
+pub mod watcher;

@@ -1,5 +1,6 @@
 //! Settles what a crash, a time-out or a lost connection left open.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use nostr::{Filter, Kind, Timestamp};
@@ -11,10 +12,11 @@ use tokio_util::sync::CancellationToken;
 use super::driver::{Engine, Run, look_up};
 use super::event::PurchaseEvent;
 use super::state::{Happening, PayBy, Phase, State};
+use super::watcher::Watcher;
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::ids::PurchaseId;
-use crate::ledger::{LedgerError, PurchaseRecord};
+use crate::ledger::{DriveGuard, LedgerError, PurchaseRecord};
 use crate::relay::{RelaySession, Subscription};
 use crate::units::Msat;
 
@@ -89,9 +91,10 @@ pub async fn recover_one(
     record: PurchaseRecord,
     depth: Depth,
 ) -> Result<Option<Recovered>> {
-    let Some(_driving) = engine.ledger.drive(record.id) else {
+    let Some(driving) = engine.ledger.drive(record.id) else {
         return Ok(None);
     };
+    let driving = Arc::new(driving);
     let record = match engine.ledger.adopt(record.id, record.version).await {
         Ok(record) => record,
         Err(LedgerError::Conflict(_)) => return Ok(None),
@@ -99,7 +102,7 @@ pub async fn recover_one(
     };
     let was = record.state.label.clone();
     let id = record.id;
-    let trouble = settle_and_fetch(engine, record, depth.patience())
+    let trouble = settle_and_fetch(engine, &driving, record, depth.patience())
         .await
         .err();
     report(engine, id, was, trouble).await.map(Some)
@@ -149,6 +152,7 @@ fn read(record: &PurchaseRecord) -> Result<State> {
 /// Money first, then the result.
 async fn settle_and_fetch(
     engine: &Engine,
+    driving: &Arc<DriveGuard>,
     record: PurchaseRecord,
     patience: Duration,
 ) -> Result<(), Trouble> {
@@ -170,7 +174,7 @@ async fn settle_and_fetch(
         state.phase,
         Phase::Awaiting { .. } | Phase::Undelivered { .. }
     ) {
-        fetch_result(engine, state, version, patience).await?;
+        fetch_result(engine, driving, state, version, patience).await?;
     }
     Ok(())
 }
@@ -263,6 +267,7 @@ async fn apply(
 /// Fetches a result that is on the relays, or comes while the buyer would still have waited for it.
 async fn fetch_result(
     engine: &Engine,
+    driving: &Arc<DriveGuard>,
     mut state: State,
     version: u64,
     most: Duration,
@@ -282,8 +287,12 @@ async fn fetch_result(
         .checked_sub(Duration::from_secs(now.since(state.terms.started_at)))
         .unwrap_or_else(Instant::now);
     let deadline = Instant::now() + patience;
-    let overdue = state.terms.deadline <= now;
-    let run = Run::new(engine, state, version, &tell, started, deadline).stored_only(overdue);
+    // Once given up, whether at the deadline or at the provider's word, it is looked for, not waited for.
+    let given_up = matches!(state.phase, Phase::Undelivered { .. }) || state.terms.deadline <= now;
+    let watcher = Watcher::new(tell);
+    let driving = Arc::clone(driving);
+    let run = Run::new(engine, driving, state, version, &watcher, started, deadline)
+        .stored_only(given_up);
     let never = CancellationToken::new();
     let outcome = {
         let driving = run.drive(answers, &never);

@@ -118,6 +118,14 @@ pub enum Answer {
     Failure(String),
 }
 
+impl Answer {
+    /// Whether it is what was paid for.
+    #[must_use]
+    pub const fn is_result(&self) -> bool {
+        matches!(self, Self::Text(text) if !text.is_empty())
+    }
+}
+
 /// Where a purchase stands. See the diagram in [`super`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

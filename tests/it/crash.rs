@@ -1,1 +1,158 @@
+//! Crashes and races: real processes are killed, stopped and crowded at moments of chance, and afterwards
+//! the ledger, the bank and the seller must tell one story, to the millisatoshi.
+//!
+//! Chance comes from a seed, which each test prints: `CRASH_SEED=N` repeats its choices (the moments are
+//! the machine's), `CRASH_ROUNDS=N` makes the killings go on for longer.
 
+mod crowd;
+mod killed;
+mod library;
+mod spoiled_ledger;
+mod spoiled_wallet;
+mod stopped;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rusqlite::Connection;
+use serde_json::Value;
+
+use crate::harness::{Ran, World, assert_conserved, run};
+
+const PRICE: u64 = 10_000;
+const OPENING_BALANCE: u64 = 100_000_000;
+
+/// How often `recover` may be run before it must have settled everything.
+const MOST_RECOVERIES: usize = 10;
+
+/// The moments of a test.
+struct Moments(StdRng);
+
+impl Moments {
+    fn of(test: &str) -> Self {
+        let seed = number("CRASH_SEED").unwrap_or(0x5eed);
+        println!("{test}: CRASH_SEED={seed}");
+        Self(StdRng::seed_from_u64(seed))
+    }
+
+    /// Waits for a part of `most`, in tenths of milliseconds.
+    fn pass(&mut self, most: Duration) {
+        let most = u64::try_from(most.as_micros()).unwrap();
+        let wait = Duration::from_micros(self.0.random_range(0..=most));
+        std::thread::sleep(wait);
+    }
+
+    fn one_in(&mut self, n: u32) -> bool {
+        self.0.random_ratio(1, n)
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn rounds(usually: u64) -> u64 {
+    number("CRASH_ROUNDS").unwrap_or(usually)
+}
+
+/// How long one purchase takes here and now, program start included.
+fn usual_time(world: &World, home: &str) -> Duration {
+    let begun = Instant::now();
+    world.buy(home, &["--prompt", "warm up"]).expect(0);
+    begun.elapsed()
+}
+
+fn recover(world: &World, home: &str) -> Ran {
+    run(&mut world.customer(home, &["--json", "recover"]))
+}
+
+/// Recovers until nothing is in trouble.
+fn settle(world: &World, home: &str) {
+    let mut last = None;
+    for _ in 0..MOST_RECOVERIES {
+        let ran = recover(world, home);
+        if ran.code == 0 {
+            return;
+        }
+        last = Some(ran);
+    }
+    panic!("recover never came to an end: {last:#?}");
+}
+
+fn history(world: &World, home: &str) -> Vec<Value> {
+    run(&mut world.bare_customer(home, &["--json", "history"]))
+        .expect(0)
+        .events()
+}
+
+fn show(world: &World, home: &str, purchase: &Value) -> Value {
+    let id = purchase["purchase_id"].as_str().unwrap();
+    run(&mut world.bare_customer(home, &["--json", "show", id]))
+        .expect(0)
+        .last()
+}
+
+fn identity(world: &World, home: &str) -> String {
+    let ran = run(&mut world.bare_customer(home, &["--json", "identity", "show"])).expect(0);
+    ran.last()["pubkey"].as_str().unwrap().to_owned()
+}
+
+/// What this account has paid according to the bank: amount and fee by payment hash.
+fn paid_at_bank(world: &World, pubkey: &str) -> BTreeMap<String, u64> {
+    let bank = Connection::open(world.bank()).unwrap();
+    let mut payments = bank
+        .prepare(
+            "SELECT lower(hex(payment_hash)), amount_msat + fee_msat FROM payment
+             JOIN account ON account.id = payer WHERE pubkey = ?1 AND state = 'paid'",
+        )
+        .unwrap();
+    let rows = payments.query_map([pubkey], |row| Ok((row.get(0)?, row.get(1)?)));
+    rows.unwrap().map(Result::unwrap).collect()
+}
+
+/// The ledger of `home`, the bank and each purchase agree: what is booked is what was paid, payment by
+/// payment; nothing is open; what was delivered has its text. Returns what was spent.
+fn assert_one_story(world: &World, home: &str) -> u64 {
+    assert_conserved(&world.bank());
+    let purchases = history(world, home);
+    let mut booked = BTreeMap::new();
+    for purchase in &purchases {
+        let state = purchase["state"].as_str().unwrap();
+        let paid = purchase["paid_msat"].as_u64().unwrap();
+        assert_eq!(purchase["reserved_msat"], 0, "{purchase}");
+        match state {
+            "delivered" => assert!(paid > 0, "{purchase}"),
+            "undelivered" => assert!(paid > 0, "{purchase}"),
+            "failed" => assert_eq!(paid, 0, "{purchase}"),
+            other => panic!("still {other}: {purchase}"),
+        }
+        if paid > 0 {
+            let hash = purchase["payment_hash"].as_str().unwrap().to_owned();
+            assert_eq!(booked.insert(hash, paid), None, "one hash, two payments");
+        }
+    }
+    assert_eq!(booked, paid_at_bank(world, &identity(world, home)));
+    let spent = booked.values().sum();
+    assert_eq!(world.daily(home), (spent, 0, 0));
+    assert_eq!(world.balance(home), OPENING_BALANCE - spent);
+    spent
+}
+
+fn in_state<'a>(purchases: &'a [Value], state: &str) -> Vec<&'a Value> {
+    let is = |purchase: &&Value| purchase["state"] == state;
+    purchases.iter().filter(is).collect()
+}
+
+/// The seller's own list of its jobs.
+fn jobs(world: &World, home: &str) -> Vec<Value> {
+    run(&mut world.bare_provider(home, &["--json", "jobs"]))
+        .expect(0)
+        .events()
+}
+
+fn ledger_file(world: &World, home: &str) -> PathBuf {
+    world.home(home).join("customer").join("ledger.sqlite")
+}

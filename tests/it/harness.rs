@@ -75,6 +75,12 @@ impl Running {
         }
     }
 
+    /// How many lines it has printed by now.
+    pub fn lines_so_far(&mut self) -> usize {
+        self.seen.extend(self.lines.try_iter());
+        self.seen.len()
+    }
+
     /// SIGKILL: no goodbye of any kind.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -178,6 +184,21 @@ impl World {
 
     pub fn kill_relay(&mut self) {
         self.relay_process.take().unwrap().kill();
+    }
+
+    /// Kills the relay, if it runs, and starts one at the same address. It remembers nothing.
+    pub fn restart_relay(&mut self) {
+        if let Some(mut relay) = self.relay_process.take() {
+            relay.kill();
+        }
+        let address = self.relay.trim_start_matches("ws://").trim_end_matches('/');
+        let mut command = Command::new(PROVIDER);
+        command.args(["relay", "--listen", address]);
+        let mut relay = Running::start(&mut command);
+        relay.wait_for("the relay's address", |line| {
+            line.starts_with("ws://").then_some(())
+        });
+        self.relay_process = Some(relay);
     }
 
     pub fn bank(&self) -> PathBuf {

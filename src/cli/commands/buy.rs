@@ -2,7 +2,11 @@
 
 use crate::cli::output::Output;
 use crate::cli::settings::{FindSettings, PurchaseSettings, Settings, WalletChoice};
-use crate::cli::watch::{open_client, provider_line, short, summary, waiting_for, watch};
+use crate::cli::signals;
+use crate::cli::text::one_line;
+use crate::cli::watch::{
+    LONGEST_NAME, client_builder, open_client, provider_line, short, summary, waiting_for, watch,
+};
 use crate::client::{PurchaseEvent, PurchaseRequest};
 use crate::error::Result;
 
@@ -14,10 +18,13 @@ pub async fn run(settings: Settings, purchase: PurchaseSettings, out: &Output) -
     if settings.wallet == WalletChoice::Without {
         out.note("--no-wallet: nothing is paid; only providers in test mode answer");
     }
-    let client = open_client(&settings, out).await?;
+    let builder = client_builder(&settings, out).await?;
+    // From here on nothing waits for the terminal, where Ctrl-C has to work by itself.
+    let mut signals = signals::Stop::new()?;
+    let client = open_client(builder, &mut signals, out).await?;
     let request = request(&purchase);
     if purchase.dry_run {
-        return dry_run(&client, &request, out).await;
+        return signals.or(dry_run(&client, &request, out)).await;
     }
     out.status("looking for providers");
     let show = |event: &PurchaseEvent| {
@@ -25,7 +32,7 @@ pub async fn run(settings: Settings, purchase: PurchaseSettings, out: &Output) -
             out.status(&status);
         }
     };
-    let bought = watch(client.purchase(request), out, show).await;
+    let bought = watch(client.purchase(request), &mut signals, out, show).await;
     client.close().await;
     out.note(&summary(&bought?, &settings.wallet));
     Ok(())
@@ -83,7 +90,7 @@ async fn dry_run(
     out.line(&format!(
         "would buy from {} ({}) for {price}",
         short(&offer.provider.to_hex()),
-        offer.name
+        one_line(&offer.name, LONGEST_NAME)
     ));
     Ok(())
 }

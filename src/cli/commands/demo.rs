@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use crate::cli::customer::DemoArgs;
 use crate::cli::output::Output;
 use crate::cli::settings::{SimChoice, WalletChoice};
+use crate::cli::signals;
 use crate::cli::wallets::open_sim;
 use crate::cli::watch::{short, summary, waiting_for, watch};
 use crate::client::{ComputeClient, PurchaseEvent, PurchaseRequest};
@@ -164,6 +165,7 @@ impl Market {
             .build()
             .await?;
         let request = PurchaseRequest::new(prompt);
+        let mut signals = signals::Stop::new()?;
         let show = |event: &PurchaseEvent| {
             if let Some(step) = step(event) {
                 out.note(&step);
@@ -172,7 +174,7 @@ impl Market {
                 out.status(&status);
             }
         };
-        let bought = watch(client.purchase(request), out, show).await;
+        let bought = watch(client.purchase(request), &mut signals, out, show).await;
         client.close().await;
         out.note(&summary(&bought?, &WalletChoice::Sim(self.sim.clone())));
         Ok(())

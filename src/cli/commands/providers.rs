@@ -4,6 +4,7 @@ use super::buy::find;
 use crate::cli::customer::FindArgs;
 use crate::cli::output::Output;
 use crate::cli::settings::{FindSettings, Settings};
+use crate::cli::signals;
 use crate::cli::watch::{open_looker, provider_line};
 use crate::client::PurchaseEvent;
 use crate::error::Result;
@@ -16,7 +17,7 @@ pub async fn run(settings: Settings, args: FindArgs, out: &Output) -> Result<()>
     let request = find(&FindSettings::resolve(&args, &settings), "");
     let client = open_looker(&settings, out).await?;
     out.status("looking for providers");
-    let preview = client.preview(&request).await;
+    let preview = signals::Stop::new()?.or(client.preview(&request)).await;
     client.close().await;
     out.clear_status();
     let preview = preview?;

@@ -3,6 +3,8 @@
 use crate::cli::customer::Resolution;
 use crate::cli::output::Output;
 use crate::cli::settings::{Settings, WalletChoice};
+use crate::cli::signals;
+use crate::cli::text::entry;
 use crate::cli::watch::{client_builder, open_looker, short};
 use crate::client::Recovered;
 use crate::error::{Code, Error, Result};
@@ -33,15 +35,16 @@ pub async fn run(
                 builder.without_recovery().build().await?
             }
         };
+        let mut signals = signals::Stop::new()?;
         out.status("recovering");
-        let recovered = client.recover().await;
+        let recovered = signals.or(client.recover()).await;
         client.close().await;
         out.clear_status();
         recovered?
     };
     for one in &done {
         out.event("recovered", one);
-        out.line(&line(one));
+        out.line(&entry(&line(one)));
         if let Some(text) = &one.text {
             out.line(text);
         }

@@ -6,6 +6,7 @@ use super::history::when;
 use super::record::{Entry, open_books, read, reason};
 use crate::cli::output::Output;
 use crate::cli::settings::Settings;
+use crate::cli::text::entry as as_entry;
 use crate::error::{Code, Error, Result};
 use crate::ledger::LogLine;
 use crate::purchase::state::Phase;
@@ -62,7 +63,7 @@ fn print(shown: &Shown, out: &Output) {
     out.line(&format!("state     {}", entry.state));
     out.line(&format!("provider  {}", entry.provider));
     if let Some(model) = &entry.model {
-        out.line(&format!("model     {model}"));
+        out.line(&as_entry(&format!("model     {model}")));
     }
     out.line(&format!("job       {}", entry.job_id));
     out.line(&format!("network   {}{play}", entry.network));
@@ -80,7 +81,7 @@ fn print(shown: &Shown, out: &Output) {
         out.line(&format!("preimage  {preimage}"));
     }
     if let Some(reason) = &shown.reason {
-        out.line(&format!("reason    {reason}"));
+        out.line(&as_entry(&format!("reason    {reason}")));
     }
     for line in &shown.log {
         let amount = line
@@ -92,7 +93,8 @@ fn print(shown: &Shown, out: &Output) {
             .as_ref()
             .map(|note| format!(" ({note})"))
             .unwrap_or_default();
-        out.line(&format!("{}  {}{amount}{note}", when(line.at), line.what));
+        let line = format!("{}  {}{amount}{note}", when(line.at), line.what);
+        out.line(&as_entry(&line));
     }
     if let Some(text) = &shown.text {
         out.line("");

@@ -166,6 +166,10 @@ impl Engine {
                 self.lookups.watch(hash, job.address.request, now);
             }
             let (address, job) = (job.address, Box::new(job));
+            // It may have been on record and not yet on its way. The customer takes the first and ignores
+            // the rest.
+            let task = Arc::clone(&self.shop).send_invoice(address, Shop::invoice_of(&job));
+            self.spawn(Some(address.request), task);
             self.hold(
                 address,
                 Phase::Quoted {
