@@ -18,7 +18,8 @@ use crate::market::{self, Choice, Headroom, Policy, Select, Verdict};
 use crate::protocol::message::{AgentMessage, JobRequest};
 use crate::protocol::{Feature, KIND_TEXT_GENERATION, Offer, channel, codec};
 use crate::purchase::driver::Run;
-use crate::purchase::recover::{Depth, recover_one, subscribe};
+use crate::purchase::listen::{Since, listen};
+use crate::purchase::recover::{Depth, recover_one};
 use crate::purchase::state::{PayBy, Phase, State, Terms};
 use crate::purchase::watcher::Watcher;
 use crate::relay::{RelayError, seal};
@@ -348,7 +349,7 @@ impl Attempt<'_> {
         // the request leaves after both.
         let (opened, answers) = tokio::join!(
             engine.ledger.open_purchase(new),
-            subscribe(&*engine.relays, &state, left)
+            listen(&*engine.relays, &state.terms, Since::Now, left)
         );
         let record = match opened? {
             Opened::New(record) => record,

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nostr::{Filter, Kind, Timestamp};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -11,13 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::driver::{Engine, Run, look_up};
 use super::event::PurchaseEvent;
+use super::listen::{Since, listen};
 use super::state::{Happening, PayBy, Phase, State};
 use super::watcher::Watcher;
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::ids::PurchaseId;
 use crate::ledger::{DriveGuard, LedgerError, PurchaseRecord};
-use crate::relay::{RelaySession, Subscription};
 use crate::units::Msat;
 
 /// What recovery found out about one purchase.
@@ -281,7 +280,7 @@ async fn fetch_result(
     // What was on the way when the process died is read again from the relays.
     state.stream = super::assembly::Assembly::default();
     state.shown = 0;
-    let answers = subscribe(&*engine.relays, &state, patience).await?;
+    let answers = listen(&*engine.relays, &state.terms, Since::Request, patience).await?;
     let (tell, mut told) = mpsc::channel::<PurchaseEvent>(16);
     let started = Instant::now()
         .checked_sub(Duration::from_secs(now.since(state.terms.started_at)))
@@ -311,28 +310,6 @@ async fn fetch_result(
         Err(error) if error.code() == Code::Undelivered => Ok(()),
         Err(error) => Err(error.into()),
     }
-}
-
-/// Subscribes to what the provider of a purchase says in its channel, from well before the request was
-/// made: clocks differ by minutes.
-///
-/// # Errors
-/// If no relay can be reached.
-pub async fn subscribe(
-    relays: &dyn RelaySession,
-    state: &State,
-    within: Duration,
-) -> Result<Subscription> {
-    let since = state.terms.started_at.minus(config::CLOCK_SKEW_SECS);
-    let filter = Filter::new()
-        .kind(Kind::ChannelMessage)
-        .author(state.terms.provider)
-        .event(state.terms.channel)
-        .since(Timestamp::from_secs(since.get()));
-    relays
-        .subscribe(filter, within)
-        .await
-        .map_err(|error| Error::new(Code::Network, error.to_string()))
 }
 
 async fn report(
