@@ -76,13 +76,13 @@ impl Peer {
         self.session.publish(event, SOON).await.unwrap();
     }
 
-    /// Publishes many events at once.
+    /// Publishes many events at once. What the relay refuses is its loss.
     pub(super) async fn publish_all(&self, events: &[Event]) {
         use futures_util::stream::{self, StreamExt};
         let published = stream::iter(events).map(|event| self.session.publish(event, SOON));
         published
             .buffer_unordered(64)
-            .for_each(|taken| async move { drop(taken.unwrap()) })
+            .for_each(|_| std::future::ready(()))
             .await;
     }
 
@@ -171,7 +171,8 @@ impl Peer {
         let event = EventBuilder::new(honest.kind, content)
             .tags(kept.cloned().chain(new))
             .sign_with_keys(&self.keys);
-        self.publish(&event.unwrap()).await;
+        // What a relay does not take is left out already.
+        let _ = self.session.publish(&event.unwrap(), SOON).await;
     }
 
     /// The next job that is asked of this provider.

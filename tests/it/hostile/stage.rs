@@ -12,6 +12,7 @@ use agent_compute::client::ComputeClient;
 use agent_compute::clock::Clock;
 use agent_compute::config::Home;
 use agent_compute::identity::Identity;
+use agent_compute::ids::JobId;
 use agent_compute::ledger::{HistoryQuery, Ledger, Limits, Scope, Status};
 use agent_compute::relay::{EmbeddedRelay, PoolOptions, RelayPoolSession};
 use agent_compute::units::{Msat, Network};
@@ -30,6 +31,9 @@ pub(super) const OPENING: u64 = 100_000_000;
 
 /// What our fake providers list, in msat.
 pub(super) const PRICE: u64 = 10_000;
+
+/// The home of the real provider.
+const SELLER: &str = "seller";
 
 /// A relay, a bank and everybody's homes.
 pub(super) struct Stage {
@@ -218,18 +222,42 @@ impl Stage {
         tokio::time::timeout(SOON, waiting).await.expect("in time");
     }
 
-    /// The real provider, in a process of its own.
-    pub(super) async fn provider(&self, home: &str, args: &[&str]) -> Provider {
+    /// The real provider, in a process of its own, with this key.
+    pub(super) async fn provider(&self, keys: &Keys, args: &[&str]) -> Provider {
         let args = [&["--backend", "echo", "--wallet", "sim"], args].concat();
         let mut command = self
             .world
-            .bare_provider(home, &["--relay", &self.world.relay]);
+            .bare_provider(SELLER, &["--relay", &self.world.relay]);
+        command.env("NOSTR_SECRET_KEY", keys.secret_key().to_secret_hex());
         if !args.contains(&"--channel") {
             command.arg("--create-channel");
         }
         command.args(args);
         let starting = tokio::task::spawn_blocking(move || Provider::start(&mut command));
         starting.await.unwrap()
+    }
+
+    /// The state of a job in the real provider's books.
+    pub(super) async fn job_state(&self, job: &JobId) -> Option<String> {
+        let mut command = self.world.bare_provider(SELLER, &["--json", "jobs"]);
+        let running = tokio::task::spawn_blocking(move || run(&mut command).expect(0));
+        let jobs = running.await.unwrap().events();
+        let found = jobs.iter().find(|one| one["job_id"] == job.as_str());
+        found.map(|one| one["state"].as_str().unwrap().to_owned())
+    }
+
+    /// What the owner of this key has earned, in msat.
+    pub(super) async fn earned(&self, keys: &Keys) -> u64 {
+        let balance = self.wallet(keys.public_key()).balance().await;
+        balance.unwrap().get() - OPENING
+    }
+
+    /// An honest customer, new each time, is served by this provider; its money is where it should be.
+    pub(super) async fn serves(&self, provider: &Keys) {
+        let customer = self.customer();
+        let ran = self.buy(&customer, provider.public_key(), &[]).await;
+        assert_eq!(ran.expect(0).last()["text"], "hello");
+        assert_eq!(self.books(&customer).await, Books::paid(PRICE));
     }
 
     /// Starts `agent-customer`, to be watched while it runs.
