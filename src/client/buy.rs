@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::RngCore;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{ProviderSeen, PurchaseEvent, PurchaseRequest, Ready, Receipt};
@@ -72,7 +72,11 @@ pub(super) async fn buy(
         () = stop.cancelled() => return Err(stopped()),
         offer = attempt.choose() => offer?,
     };
-    attempt.buy_from(&offer).await
+    loop {
+        if let Some(receipt) = attempt.buy_from(&offer).await? {
+            return Ok(receipt);
+        }
+    }
 }
 
 fn stopped() -> Error {
@@ -308,7 +312,8 @@ impl Attempt<'_> {
     }
 
     async fn tell(&self, event: PurchaseEvent) {
-        let _ = self.tell.send(event).await;
+        // As the driver does: a listener that has stopped reading never keeps the purchase beyond its time.
+        let _ = timeout_at(self.deadline, self.tell.send(event)).await;
     }
 
     /// Finds an offer to take, within the limits and the buyer's wishes.
@@ -323,8 +328,9 @@ impl Attempt<'_> {
         survey.chosen
     }
 
-    /// Puts the purchase on record and sees it through.
-    async fn buy_from(&self, offer: &Offer) -> Result<Receipt> {
+    /// Puts the purchase on record and sees it through. `None`: another process was quicker with the same
+    /// key, and failed unpaid, so that it is our turn.
+    async fn buy_from(&self, offer: &Offer) -> Result<Option<Receipt>> {
         let Self { ready, request, .. } = self;
         let engine = &ready.engine;
         let id = random_purchase_id();
@@ -354,13 +360,7 @@ impl Attempt<'_> {
         );
         let record = match opened? {
             Opened::New(record) => record,
-            // Another process was quicker with the same key.
-            Opened::Existing(record) => {
-                return self.await_outcome(record).await?.ok_or_else(|| {
-                    let message = "the same purchase, begun by another process at the same time, failed unpaid: try again";
-                    Error::new(Code::ProviderRefused, message)
-                });
-            }
+            Opened::Existing(record) => return self.await_outcome(record).await,
         };
         self.tell(PurchaseEvent::Selected {
             purchase_id: Some(id),
@@ -377,10 +377,11 @@ impl Attempt<'_> {
             self.started,
             self.deadline,
         );
-        match answers {
+        let receipt = match answers {
             Ok(answers) => run.buy(answers, self.stop).await,
             Err(error) => run.abandon(error).await,
-        }
+        };
+        receipt.map(Some)
     }
 
     fn terms(&self, id: PurchaseId, offer: &Offer, listed: Option<Msat>) -> Result<Terms> {

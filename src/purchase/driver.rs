@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::event::{PurchaseEvent, Receipt};
@@ -134,11 +134,24 @@ impl<'a> Run<'a> {
         self.outcome().await
     }
 
+    /// Sees a purchase through that an earlier run left: what that one may not have said is said again.
+    ///
+    /// # Errors
+    /// As [`Self::buy`].
+    pub async fn resume(
+        mut self,
+        answers: Subscription,
+        stop: &CancellationToken,
+    ) -> Result<Receipt> {
+        self.queue.push_back(Happening::Resumed);
+        self.drive(answers, stop).await
+    }
+
     /// Sees a purchase through, from wherever it stands, until it is over for now.
     ///
     /// # Errors
     /// As [`Self::buy`].
-    pub async fn drive(
+    async fn drive(
         mut self,
         mut answers: Subscription,
         stop: &CancellationToken,
@@ -275,6 +288,14 @@ impl<'a> Run<'a> {
                 .with_money(Msat::ZERO, reserved);
         }
         let paid = self.paid();
+        if !paid.is_zero() {
+            let message = format!(
+                "{error}; {paid} were paid, and the result can't be kept. Mend the ledger, then run `agent-customer recover`"
+            );
+            return Error::new(Code::Undelivered, message)
+                .of(self.state.terms.id)
+                .with_money(paid, reserved);
+        }
         Error::from(error)
             .of(self.state.terms.id)
             .with_money(paid, reserved)
@@ -301,8 +322,9 @@ impl<'a> Run<'a> {
     }
 
     async fn tell(&self, event: PurchaseEvent) {
-        // Nobody listening is no reason to stop.
-        let _ = self.tell.send(event).await;
+        // Nobody listening is no reason to stop, and a listener that has stopped reading is none to let the
+        // books wait beyond the deadline.
+        let _ = timeout_at(self.deadline, self.tell.send(event)).await;
     }
 
     fn act(&mut self, effect: Effect) {

@@ -15,7 +15,7 @@ use super::state::{Happening, PayBy, Phase, State, holds_money};
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::ids::PurchaseId;
-use crate::ledger::{DriveGuard, LedgerError, PurchaseRecord};
+use crate::ledger::{DriveGuard, LedgerError, PurchaseRecord, Reservation};
 use crate::relay::{RelaySession, Subscription};
 use crate::units::Msat;
 
@@ -292,7 +292,7 @@ async fn fetch_result(
         Run::new(engine, driving, state, version, &tell, started, deadline).stored_only(overdue);
     let never = CancellationToken::new();
     let outcome = {
-        let driving = run.drive(answers, &never);
+        let driving = run.resume(answers, &never);
         tokio::pin!(driving);
         loop {
             tokio::select! {
@@ -339,26 +339,21 @@ async fn report(
     trouble: Option<Trouble>,
 ) -> Result<Recovered> {
     let record = engine.ledger.purchase(id).await?;
-    let state = read(&record)?;
-    let reserved = record
-        .reservation
+    let money = record.reservation.as_ref();
+    let reserved = money
         .filter(|reservation| holds_money(reservation.status))
-        .map_or(Msat::ZERO, |reservation| {
-            reservation.price.saturating_add(reservation.fee_cap)
-        });
-    let paid = state
-        .phase
-        .settled()
-        .map_or(Msat::ZERO, super::state::Settled::paid);
-    let text = match state.phase {
-        Phase::Delivered { text, .. } => Some(text),
+        .map_or(Msat::ZERO, Reservation::set_aside);
+    let paid = money.and_then(|reservation| reservation.spent);
+    // A state that can't be read is trouble of this purchase, not of the others: the money is known.
+    let text = match read(&record).map(|state| state.phase) {
+        Ok(Phase::Delivered { text, .. }) => Some(text),
         _ => None,
     };
     Ok(Recovered {
         purchase_id: id,
         was,
         state: record.state.label,
-        paid_msat: paid,
+        paid_msat: paid.unwrap_or(Msat::ZERO),
         reserved_msat: reserved,
         text,
         trouble,
