@@ -167,6 +167,8 @@ impl<'a> Run<'a> {
                 () = stop.cancelled() => Some(Happening::Interrupted),
                 Some(done) = self.work.join_next() => done.ok().flatten(),
                 Some(_) = self.said.join_next() => None,
+                // Before what is heard: a provider that never stops talking does not buy itself time.
+                () = sleep_until(self.deadline) => Some(Happening::Deadline),
                 incoming = answers.next(), if listening => match incoming {
                     Some(Incoming::StoredDone { .. }) => self.stored_only.then_some(Happening::Deadline),
                     Some(Incoming::Event(event)) => heard(&self.state, &event),
@@ -180,7 +182,6 @@ impl<'a> Run<'a> {
                     Some(Happening::NoWholeText)
                 }
                 () = at(self.doubt_until) => Some(Happening::GiveUpLooking),
-                () = sleep_until(self.deadline) => Some(Happening::Deadline),
             };
             self.queue.extend(happening);
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use nostr::{Filter, Kind, Timestamp};
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -70,15 +71,16 @@ impl Depth {
 /// # Errors
 /// If the ledger can't be used. Trouble with one purchase is reported in its [`Recovered`].
 pub async fn recover(engine: &Engine, depth: Depth) -> Result<Vec<Recovered>> {
-    let mut done = Vec::new();
-    for record in engine.ledger.recoverable().await? {
-        let undelivered = record.state.status == crate::ledger::Status::Undelivered;
-        if undelivered && depth == Depth::Open {
-            continue;
-        }
-        done.extend(recover_one(engine, record, depth).await?);
-    }
-    Ok(done)
+    let open = engine.ledger.recoverable().await?;
+    let due = open.into_iter().filter(|record| {
+        depth == Depth::All || record.state.status != crate::ledger::Status::Undelivered
+    });
+    let recovered: Vec<Option<Recovered>> = stream::iter(due)
+        .map(|record| recover_one(engine, record, depth))
+        .buffered(config::RECOVER_AT_ONCE)
+        .try_collect()
+        .await?;
+    Ok(recovered.into_iter().flatten().collect())
 }
 
 /// Recovers one purchase; `None` if another process was quicker, or is at work on it.

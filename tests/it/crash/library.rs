@@ -248,7 +248,8 @@ async fn sell(world: &World, clock: &Clock) -> JoinSet<()> {
     let url = nostr::RelayUrl::parse(&world.relay).unwrap();
     let parts = Parts {
         identity,
-        relays: RelayPoolSession::connect(&[url.clone()], PoolOptions::default()).unwrap(),
+        relays: RelayPoolSession::connect(std::slice::from_ref(&url), PoolOptions::default())
+            .unwrap(),
         wallet: Some(Arc::new(wallet)),
         backend: Arc::new(Echo),
         store: JobStore::open(&world.dir.path().join("jobs.sqlite")).unwrap(),
