@@ -71,7 +71,11 @@ pub(super) async fn buy(
         () = stop.cancelled() => return Err(stopped()),
         offer = attempt.choose() => offer?,
     };
-    attempt.buy_from(&offer).await
+    loop {
+        if let Some(receipt) = attempt.buy_from(&offer).await? {
+            return Ok(receipt);
+        }
+    }
 }
 
 fn stopped() -> Error {
@@ -322,8 +326,9 @@ impl Attempt<'_> {
         survey.chosen
     }
 
-    /// Puts the purchase on record and sees it through.
-    async fn buy_from(&self, offer: &Offer) -> Result<Receipt> {
+    /// Puts the purchase on record and sees it through. `None`: another process was quicker with the same
+    /// key, and failed unpaid, so that it is our turn.
+    async fn buy_from(&self, offer: &Offer) -> Result<Option<Receipt>> {
         let Self { ready, request, .. } = self;
         let engine = &ready.engine;
         let id = random_purchase_id();
@@ -353,13 +358,7 @@ impl Attempt<'_> {
         );
         let record = match opened? {
             Opened::New(record) => record,
-            // Another process was quicker with the same key.
-            Opened::Existing(record) => {
-                return self.await_outcome(record).await?.ok_or_else(|| {
-                    let message = "the same purchase, begun by another process at the same time, failed unpaid: try again";
-                    Error::new(Code::ProviderRefused, message)
-                });
-            }
+            Opened::Existing(record) => return self.await_outcome(record).await,
         };
         self.tell(PurchaseEvent::Selected {
             purchase_id: Some(id),
@@ -376,10 +375,11 @@ impl Attempt<'_> {
             self.started,
             self.deadline,
         );
-        match answers {
+        let receipt = match answers {
             Ok(answers) => run.buy(answers, self.stop).await,
             Err(error) => run.abandon(error).await,
-        }
+        };
+        receipt.map(Some)
     }
 
     fn terms(&self, id: PurchaseId, offer: &Offer, listed: Option<Msat>) -> Result<Terms> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -70,15 +71,16 @@ impl Depth {
 /// # Errors
 /// If the ledger can't be used. Trouble with one purchase is reported in its [`Recovered`].
 pub async fn recover(engine: &Engine, depth: Depth) -> Result<Vec<Recovered>> {
-    let mut done = Vec::new();
-    for record in engine.ledger.recoverable().await? {
-        let undelivered = record.state.status == crate::ledger::Status::Undelivered;
-        if undelivered && depth == Depth::Open {
-            continue;
-        }
-        done.extend(recover_one(engine, record, depth).await?);
-    }
-    Ok(done)
+    let open = engine.ledger.recoverable().await?;
+    let due = open.into_iter().filter(|record| {
+        depth == Depth::All || record.state.status != crate::ledger::Status::Undelivered
+    });
+    let recovered: Vec<Option<Recovered>> = stream::iter(due)
+        .map(|record| recover_one(engine, record, depth))
+        .buffered(config::RECOVER_AT_ONCE)
+        .try_collect()
+        .await?;
+    Ok(recovered.into_iter().flatten().collect())
 }
 
 /// Recovers one purchase; `None` if another process was quicker, or is at work on it.
@@ -294,7 +296,7 @@ async fn fetch_result(
         .stored_only(given_up);
     let never = CancellationToken::new();
     let outcome = {
-        let driving = run.drive(answers, &never);
+        let driving = run.resume(answers, &never);
         tokio::pin!(driving);
         loop {
             tokio::select! {
@@ -319,17 +321,18 @@ async fn report(
     trouble: Option<Trouble>,
 ) -> Result<Recovered> {
     let record = engine.ledger.purchase(id).await?;
-    let state = read(&record)?;
-    let (paid, reserved) = (state.phase.paid(), record.reserved());
-    let text = match state.phase {
-        Phase::Delivered { text, .. } => Some(text),
+    // A state that can't be read is trouble of this purchase, not of the others: the money is known.
+    let paid = record.reservation.as_ref().and_then(|money| money.spent);
+    let reserved = record.reserved();
+    let text = match read(&record).map(|state| state.phase) {
+        Ok(Phase::Delivered { text, .. }) => Some(text),
         _ => None,
     };
     Ok(Recovered {
         purchase_id: id,
         was,
         state: record.state.label,
-        paid_msat: paid,
+        paid_msat: paid.unwrap_or(Msat::ZERO),
         reserved_msat: reserved,
         text,
         trouble,
