@@ -18,7 +18,8 @@ use crate::market::{self, Choice, Headroom, Policy, Select, Verdict};
 use crate::protocol::message::{AgentMessage, JobRequest};
 use crate::protocol::{Feature, KIND_TEXT_GENERATION, Offer, channel, codec};
 use crate::purchase::driver::Run;
-use crate::purchase::recover::{Depth, recover_one, subscribe};
+use crate::purchase::listen::{Since, listen};
+use crate::purchase::recover::{Depth, recover_one};
 use crate::purchase::state::{PayBy, Phase, State, Terms};
 use crate::purchase::watcher::Watcher;
 use crate::relay::{RelayError, seal};
@@ -70,7 +71,11 @@ pub(super) async fn buy(
         () = stop.cancelled() => return Err(stopped()),
         offer = attempt.choose() => offer?,
     };
-    attempt.buy_from(&offer).await
+    loop {
+        if let Some(receipt) = attempt.buy_from(&offer).await? {
+            return Ok(receipt);
+        }
+    }
 }
 
 fn stopped() -> Error {
@@ -321,8 +326,9 @@ impl Attempt<'_> {
         survey.chosen
     }
 
-    /// Puts the purchase on record and sees it through.
-    async fn buy_from(&self, offer: &Offer) -> Result<Receipt> {
+    /// Puts the purchase on record and sees it through. `None`: another process was quicker with the same
+    /// key, and failed unpaid, so that it is our turn.
+    async fn buy_from(&self, offer: &Offer) -> Result<Option<Receipt>> {
         let Self { ready, request, .. } = self;
         let engine = &ready.engine;
         let id = random_purchase_id();
@@ -348,17 +354,11 @@ impl Attempt<'_> {
         // the request leaves after both.
         let (opened, answers) = tokio::join!(
             engine.ledger.open_purchase(new),
-            subscribe(&*engine.relays, &state, left)
+            listen(&*engine.relays, &state.terms, Since::Now, left)
         );
         let record = match opened? {
             Opened::New(record) => record,
-            // Another process was quicker with the same key.
-            Opened::Existing(record) => {
-                return self.await_outcome(record).await?.ok_or_else(|| {
-                    let message = "the same purchase, begun by another process at the same time, failed unpaid: try again";
-                    Error::new(Code::ProviderRefused, message)
-                });
-            }
+            Opened::Existing(record) => return self.await_outcome(record).await,
         };
         self.tell(PurchaseEvent::Selected {
             purchase_id: Some(id),
@@ -375,10 +375,11 @@ impl Attempt<'_> {
             self.started,
             self.deadline,
         );
-        match answers {
+        let receipt = match answers {
             Ok(answers) => run.buy(answers, self.stop).await,
             Err(error) => run.abandon(error).await,
-        }
+        };
+        receipt.map(Some)
     }
 
     fn terms(&self, id: PurchaseId, offer: &Offer, listed: Option<Msat>) -> Result<Terms> {

@@ -46,8 +46,9 @@ pub const RECOVER_PATIENCE: Duration = Duration::from_secs(10);
 /// The same before the first purchase of a process, which does not depend on it.
 pub const RECOVER_AT_START: Duration = Duration::from_secs(2);
 
-/// How many purchases are recovered at a time: each asks the wallet, the relays, or both.
-pub const RECOVER_AT_ONCE: usize = 16;
+/// Purchases that are recovered at once: most of the time goes into waiting, each for its own. Relays
+/// allow a connection some ten subscriptions.
+pub const RECOVER_AT_ONCE: usize = 8;
 
 /// How long recovery waits for what the relays have stored of a purchase that is long over.
 pub const RECOVER_STORED: Duration = Duration::from_secs(3);

@@ -16,8 +16,8 @@ use crate::protocol::listing::{self, ListingContent};
 use crate::protocol::message::AgentMessage;
 use crate::units::UnixSecs;
 
-/// How long a start tries to make its channel known.
-const START_PATIENCE: Duration = Duration::from_secs(30);
+/// How long relays and backend are given at the start.
+pub(super) const START: Duration = Duration::from_secs(10);
 
 /// A listing outlives this many announcements, and then fades: a dead provider is not found for long.
 const LISTING_LIVES: u64 = 3;
@@ -32,14 +32,16 @@ const NO_SPARK_ADDRESS: &str = "none";
 const MOST_TAKEN_BACK: usize = 16;
 
 /// The channel to work in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Joined {
     pub(super) channel: EventId,
+    /// The event that made it, if it is ours.
+    made: Option<Event>,
     /// Whether it was made just now.
-    pub(super) created: bool,
+    pub(super) is_new: bool,
 }
 
-/// Finds or makes the channel.
+/// Finds the channel, or makes one.
 pub(super) async fn join(
     config: &ProviderConfig,
     store: &JobStore,
@@ -49,27 +51,25 @@ pub(super) async fn join(
         ChannelChoice::Join(channel) => {
             return Ok(Joined {
                 channel,
-                created: false,
+                made: None,
+                is_new: false,
             });
         }
         ChannelChoice::Create { renew } => renew,
     };
     let relays = relay_set(&config.relays);
-    let key = voice.identity.public_key();
-    let before = store.channel(key, relays.clone()).await?;
+    let before = store
+        .channel(voice.identity.public_key(), relays.clone())
+        .await?;
     // Two channels of one name, made in one second, would be one event.
     let earliest = before
         .as_ref()
         .map_or(0, |before| before.created_at.as_secs() + 1);
     if let Some(before) = before.filter(|_| !renew) {
-        // Relays may have lost it since, and where they have not this does no harm. Nor is it needed to
-        // speak in the channel.
-        if let Err(trouble) = voice.publish(&before).await {
-            tracing::warn!(channel = %before.id, %trouble, "the channel's own event was not taken again");
-        }
         return Ok(Joined {
             channel: before.id,
-            created: false,
+            made: Some(before),
+            is_new: false,
         });
     }
     let urls: Vec<String> = config.relays.iter().map(ToString::to_string).collect();
@@ -77,17 +77,35 @@ pub(super) async fn join(
     let made = voice
         .sign_at(channel::create(&config.name, &config.about, &urls), at)
         .map_err(|error| Error::new(Code::Internal, error.to_string()))?;
-    // On record first: a start that fails here comes back to the same channel.
+    // On record before it is known: a start that is cut off comes back to the same channel.
     store.remember_channel(relays, made.clone()).await?;
-    let published = voice.publish_patiently(&made, START_PATIENCE).await;
-    published.map_err(|error| {
-        let problem = format!("the channel can't be made known: {error}");
-        Error::new(Code::Network, problem)
-    })?;
     Ok(Joined {
         channel: made.id,
-        created: true,
+        made: Some(made),
+        is_new: true,
     })
+}
+
+impl Joined {
+    /// Publishes the event that made the channel. Relays may have lost an old one, and where they have not
+    /// this does no harm; only of a new one it matters that they take it.
+    pub(super) async fn make_known(&self, voice: &Voice) -> Result<(), Error> {
+        let Some(made) = &self.made else {
+            return Ok(());
+        };
+        let patience = if self.is_new { START } else { Duration::ZERO };
+        match voice.publish_patiently(made, patience).await {
+            Err(trouble) if self.is_new => Err(Error::new(
+                Code::Network,
+                format!("the channel can't be made known: {trouble}"),
+            )),
+            Err(trouble) => {
+                tracing::warn!(channel = %self.channel, %trouble, "the channel was not published again");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
 }
 
 /// The name of a set of relays, whatever order they are given in.

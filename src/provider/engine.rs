@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use self::intake::STALE_SECS;
 use super::admission::{Credit, Seen};
-use super::announce::Announcer;
+use super::announce::{Announcer, START};
 use super::event::ProviderEvent;
 use super::job::{Address, Job};
 use super::lookups::LookUps;
@@ -26,9 +26,6 @@ use crate::error::{Code, Error};
 use crate::ids::JobId;
 use crate::relay::{Incoming as FromRelay, RelayError, Subscription};
 use crate::units::UnixSecs;
-
-/// How long relays and backend are given at the start.
-const START: Duration = Duration::from_secs(30);
 
 /// How often quotes are checked for their end, and relays for having come back.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);

@@ -133,11 +133,24 @@ impl<'a> Run<'a> {
         self.outcome().await
     }
 
+    /// Sees a purchase through that an earlier run left: what that one may not have said is said again.
+    ///
+    /// # Errors
+    /// As [`Self::buy`].
+    pub async fn resume(
+        mut self,
+        answers: Subscription,
+        stop: &CancellationToken,
+    ) -> Result<Receipt> {
+        self.queue.push_back(Happening::Resumed);
+        self.drive(answers, stop).await
+    }
+
     /// Sees a purchase through, from wherever it stands, until it is over for now.
     ///
     /// # Errors
     /// As [`Self::buy`].
-    pub async fn drive(
+    async fn drive(
         mut self,
         mut answers: Subscription,
         stop: &CancellationToken,
@@ -275,6 +288,14 @@ impl<'a> Run<'a> {
                 .with_money(Msat::ZERO, reserved);
         }
         let paid = self.state.phase.paid();
+        if !paid.is_zero() {
+            let message = format!(
+                "{error}; {paid} were paid, and the result can't be kept. Mend the ledger, then run `agent-customer recover`"
+            );
+            return Error::new(Code::Undelivered, message)
+                .of(self.state.terms.id)
+                .with_money(paid, reserved);
+        }
         Error::from(error)
             .of(self.state.terms.id)
             .with_money(paid, reserved)

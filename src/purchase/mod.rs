@@ -23,7 +23,7 @@
 //! | quoted | never on record | |
 //! | paying | the money is set aside; the wallet may or may not have been told | look up by payment hash |
 //! | payment_unknown | the same, and the wallet could not say | look up by payment hash |
-//! | paid | settled in the ledger | fetch the result; else undelivered |
+//! | paid | settled in the ledger | say so again, fetch the result; else undelivered |
 //! | undelivered | settled in the ledger | fetch the result; else it stays |
 //! | delivered, failed | over | nothing |
 //!
@@ -33,6 +33,7 @@
 pub mod assembly;
 pub mod driver;
 pub mod event;
+pub mod listen;
 pub mod recover;
 pub mod state;
 pub mod step;

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{StreamExt, TryStreamExt, stream};
-use nostr::{Filter, Kind, Timestamp};
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -12,13 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::driver::{Engine, Run, look_up};
 use super::event::PurchaseEvent;
+use super::listen::{Since, listen};
 use super::state::{Happening, PayBy, Phase, State};
 use super::watcher::Watcher;
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::ids::PurchaseId;
-use crate::ledger::{DriveGuard, LedgerError, PurchaseRecord, Status};
-use crate::relay::{RelaySession, Subscription};
+use crate::ledger::{DriveGuard, LedgerError, PurchaseRecord};
 use crate::units::Msat;
 
 /// What recovery found out about one purchase.
@@ -74,21 +73,23 @@ impl Depth {
 /// If the ledger can't be used. Trouble with one purchase is reported in its [`Recovered`].
 pub async fn recover(engine: &Engine, depth: Depth) -> Result<Vec<Recovered>> {
     let started = Instant::now();
-    let mut records = engine.ledger.recoverable().await?;
-    if depth == Depth::Open {
-        records.retain(|record| record.state.status != Status::Undelivered);
-    }
-    let each = records.into_iter().map(|record| async move {
-        // A payee can hold payments for a day, and as many as the limits allow. They must not keep the
-        // next purchase waiting: what is not reached in time is left to `recover`.
-        if depth == Depth::Open && started.elapsed() >= depth.patience() {
-            return Ok(None);
-        }
-        recover_one(engine, record, depth).await
+    let open = engine.ledger.recoverable().await?;
+    let due = open.into_iter().filter(|record| {
+        depth == Depth::All || record.state.status != crate::ledger::Status::Undelivered
     });
-    let each = stream::iter(each).buffered(config::RECOVER_AT_ONCE);
-    let done: Vec<Option<Recovered>> = each.try_collect().await?;
-    Ok(done.into_iter().flatten().collect())
+    let recovered: Vec<Option<Recovered>> = stream::iter(due)
+        .map(|record| async move {
+            // A payee can hold payments for a day, and as many as the limits allow. They must not keep
+            // the next purchase waiting: what is not reached in time is left to `recover`.
+            if depth == Depth::Open && started.elapsed() >= depth.patience() {
+                return Ok(None);
+            }
+            recover_one(engine, record, depth).await
+        })
+        .buffered(config::RECOVER_AT_ONCE)
+        .try_collect()
+        .await?;
+    Ok(recovered.into_iter().flatten().collect())
 }
 
 /// Recovers one purchase; `None` if another process was quicker, or is at work on it.
@@ -290,7 +291,7 @@ async fn fetch_result(
     // What was on the way when the process died is read again from the relays.
     state.stream = super::assembly::Assembly::default();
     state.shown = 0;
-    let answers = subscribe(&*engine.relays, &state, patience).await?;
+    let answers = listen(&*engine.relays, &state.terms, Since::Request, patience).await?;
     let (tell, mut told) = mpsc::channel::<PurchaseEvent>(16);
     let started = Instant::now()
         .checked_sub(Duration::from_secs(now.since(state.terms.started_at)))
@@ -304,7 +305,7 @@ async fn fetch_result(
         .stored_only(given_up);
     let never = CancellationToken::new();
     let outcome = {
-        let driving = run.drive(answers, &never);
+        let driving = run.resume(answers, &never);
         tokio::pin!(driving);
         loop {
             tokio::select! {
@@ -322,28 +323,6 @@ async fn fetch_result(
     }
 }
 
-/// Subscribes to what the provider of a purchase says in its channel, from well before the request was
-/// made: clocks differ by minutes.
-///
-/// # Errors
-/// If no relay can be reached.
-pub async fn subscribe(
-    relays: &dyn RelaySession,
-    state: &State,
-    within: Duration,
-) -> Result<Subscription> {
-    let since = state.terms.started_at.minus(config::CLOCK_SKEW_SECS);
-    let filter = Filter::new()
-        .kind(Kind::ChannelMessage)
-        .author(state.terms.provider)
-        .event(state.terms.channel)
-        .since(Timestamp::from_secs(since.get()));
-    relays
-        .subscribe(filter, within)
-        .await
-        .map_err(|error| Error::new(Code::Network, error.to_string()))
-}
-
 async fn report(
     engine: &Engine,
     id: PurchaseId,
@@ -351,17 +330,18 @@ async fn report(
     trouble: Option<Trouble>,
 ) -> Result<Recovered> {
     let record = engine.ledger.purchase(id).await?;
-    let state = read(&record)?;
-    let (paid, reserved) = (state.phase.paid(), record.reserved());
-    let text = match state.phase {
-        Phase::Delivered { text, .. } => Some(text),
+    // A state that can't be read is trouble of this purchase, not of the others: the money is known.
+    let paid = record.reservation.as_ref().and_then(|money| money.spent);
+    let reserved = record.reserved();
+    let text = match read(&record).map(|state| state.phase) {
+        Ok(Phase::Delivered { text, .. }) => Some(text),
         _ => None,
     };
     Ok(Recovered {
         purchase_id: id,
         was,
         state: record.state.label,
-        paid_msat: paid,
+        paid_msat: paid.unwrap_or(Msat::ZERO),
         reserved_msat: reserved,
         text,
         trouble,

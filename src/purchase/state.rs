@@ -374,6 +374,8 @@ pub enum Happening {
     Deadline,
     /// The owner stopped it.
     Interrupted,
+    /// It is taken up again after a crash.
+    Resumed,
     /// The owner's word on a payment in doubt.
     Resolved {
         /// Whether it was paid.

@@ -8,7 +8,7 @@ mod provider;
 #[cfg(test)]
 mod tests;
 
-use self::ending::{before_payment, deadline, interrupted, not_sent};
+use self::ending::{before_payment, deadline, interrupted, not_sent, resumed};
 use self::money::{give_up_looking, looked_up, pay_answered, prepared, resolved};
 use self::provider::{heard, no_whole_text};
 use super::event::PurchaseEvent;
@@ -52,6 +52,7 @@ pub fn step(state: &mut State, happening: Happening, now: Now) -> Step {
         Happening::NoWholeText => no_whole_text(state, now),
         Happening::Deadline => deadline(state, now),
         Happening::Interrupted => interrupted(state),
+        Happening::Resumed => resumed(state),
         Happening::Resolved { paid } => resolved(state, paid, now),
     }
 }

@@ -50,6 +50,7 @@ impl Moments {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "read by the tests alone")]
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }

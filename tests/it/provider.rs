@@ -9,8 +9,8 @@ mod restart;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agent_compute::clock::Clock;
@@ -338,6 +338,7 @@ async fn summary(store: &JobStore, job: &JobId) -> JobSummary {
 struct Led {
     began: AtomicUsize,
     gate: Notify,
+    kept: Mutex<Vec<mpsc::Sender<String>>>,
 }
 
 #[async_trait::async_trait]
@@ -363,6 +364,10 @@ impl Backend for Led {
             "wait" => {
                 self.gate.notified().await;
                 "waited".into()
+            }
+            "keep" => {
+                self.kept.lock().unwrap().push(chunks);
+                "kept its end open".into()
             }
             "long" => "\"word\" \n".repeat(20_000),
             "stream" => {

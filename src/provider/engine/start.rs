@@ -9,12 +9,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::intake::{FUTURE_SECS, STALE_SECS};
-use super::{Engine, HOUSEKEEPING, Live, Phase, RETRY_FIRST, START, said_in};
+use super::{Engine, HOUSEKEEPING, Live, Phase, RETRY_FIRST, said_in};
 use crate::error::{Code, Error};
 use crate::protocol::Feature;
 use crate::protocol::listing::ListingContent;
 use crate::provider::admission::{Credit, Seen};
-use crate::provider::announce::{self, Announcer};
+use crate::provider::announce::{self, Announcer, START};
 use crate::provider::event::{ProviderEvent, Reporter};
 use crate::provider::job::Address;
 use crate::provider::lookups::LookUps;
@@ -24,6 +24,8 @@ use crate::provider::store::{Seller, Unfinished};
 use crate::provider::voice::Voice;
 use crate::provider::work::Workshop;
 use crate::provider::{Parts, ProviderConfig};
+use crate::relay::Subscription;
+use crate::units::UnixSecs;
 
 /// Stored requests from this long before the start, or before the last request on record, are served.
 const OVERLAP_SECS: u64 = 60;
@@ -45,61 +47,77 @@ impl Engine {
             wallet: parts.wallet.as_ref().map(|wallet| wallet.id().to_string()),
             network: config.network,
         };
-        let now = parts.clock.now();
-        let store = parts.store;
+        let (now, store) = (parts.clock.now(), parts.store);
         if let Err(error) = store.drop_texts(now.minus(TEXTS_KEPT_SECS)).await {
             tracing::warn!(%error, "old texts were not dropped");
         }
         let recent = now.minus(STALE_SECS + FUTURE_SECS);
         let left = store.unfinished(&seller, now, recent).await?;
         let listed_at = store.listed_at(seller.key).await?;
+        let relay_hint = config.relays.first().map(ToString::to_string);
         let voice = Voice {
             identity: parts.identity,
             clock: parts.clock,
             relay: parts.relays,
-            relay_hint: config
-                .relays
-                .first()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
+            relay_hint: relay_hint.unwrap_or_default(),
         };
         let joined = announce::join(&config, &store, &voice).await?;
-        if joined.created {
-            reporter.say(ProviderEvent::ChannelCreated {
-                channel: joined.channel,
-            });
-        }
         let said = said_in(joined.channel, now);
         let subscription = voice.relay.subscribe(said, START).await;
         let subscription = subscription
             .map_err(|error| Error::new(Code::Network, format!("can't subscribe: {error}")))?;
-        let terms = Terms {
-            price: config.price,
-            models,
-            max_tokens: config.max_tokens,
-            stream: config.stream,
+        joined.make_known(&voice).await?;
+        if joined.is_new {
+            reporter.say(ProviderEvent::ChannelCreated {
+                channel: joined.channel,
+            });
+        }
+        let workshop = Workshop {
+            voice,
+            backend: parts.backend,
+            reporter,
         };
-        let content = listing(&config, &terms, joined.channel);
-        let changes = parts.wallet.as_ref().and_then(|wallet| wallet.changes());
         let shop = Shop {
-            workshop: Workshop {
-                voice,
-                backend: parts.backend,
-                reporter,
-            },
+            workshop,
             store,
             seller,
             wallet: parts.wallet,
             quote_secs: config.quote_secs,
             finish,
         };
-        let relays = shop.workshop.voice.relay.relays();
-        let connected = relays.iter().filter(|relay| relay.connected).count();
+        let mut engine = Self::idle(
+            config,
+            models,
+            shop,
+            joined.channel,
+            subscription,
+            listed_at,
+        );
+        engine.resume(left);
+        Ok(engine)
+    }
+
+    /// With nothing to do yet.
+    fn idle(
+        config: ProviderConfig,
+        models: Vec<String>,
+        shop: Shop,
+        channel: EventId,
+        subscription: Subscription,
+        listed_at: UnixSecs,
+    ) -> Self {
         let at = Instant::now();
-        let mut engine = Self {
-            shop: Arc::new(shop),
+        let relays = shop.workshop.voice.relay.relays();
+        let terms = Terms {
+            price: config.price,
+            models,
+            max_tokens: config.max_tokens,
+            stream: config.stream,
+        };
+        let content = listing(&config, &terms, channel);
+        Self {
             terms,
-            channel: joined.channel,
+            channel,
             max_live: config.max_jobs.saturating_add(config.max_queue),
             max_quotes_per_customer: config.max_quotes_per_customer,
             max_jobs: config.max_jobs,
@@ -116,11 +134,7 @@ impl Engine {
             seen: Seen::default(),
             credit: Credit::new(at.into_std()),
             caught_up: false,
-            serve_stored_since: left
-                .last_request
-                .unwrap_or(now)
-                .min(now)
-                .minus(OVERLAP_SECS),
+            serve_stored_since: shop.now().minus(OVERLAP_SECS),
             leaving: false,
             tasks: JoinSet::new(),
             task_jobs: HashMap::new(),
@@ -130,17 +144,20 @@ impl Engine {
             announce_pause: RETRY_FIRST,
             announced_at: None,
             ready: false,
-            connected,
-            changes,
+            connected: relays.iter().filter(|relay| relay.connected).count(),
+            changes: shop.wallet.as_ref().and_then(|wallet| wallet.changes()),
             housekeeping_due: at + HOUSEKEEPING,
-        };
-        engine.resume(left);
-        Ok(engine)
+            shop: Arc::new(shop),
+        }
     }
 
     /// Takes up what an earlier run left; see the table in [`job`](super::job).
     fn resume(&mut self, left: Unfinished) {
         let now = Instant::now().into_std();
+        if let Some(last) = left.last_request {
+            let since = last.minus(OVERLAP_SECS);
+            self.serve_stored_since = self.serve_stored_since.min(since);
+        }
         for id in left.recent.into_iter().rev() {
             self.seen.is_new(id);
         }

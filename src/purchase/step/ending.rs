@@ -7,6 +7,9 @@ use crate::error::Code;
 use crate::protocol::message::{AgentMessage, Cancel, PaymentSent};
 use crate::purchase::state::{Effect, Finish, Phase, State, Step};
 
+/// What deployed customers send in place of a payment where none is made.
+pub(super) const MOCK_PAYMENT_ID: &str = "mock-payment-id";
+
 pub(super) fn not_sent(state: &mut State, reason: &str) -> Step {
     match state.phase {
         Phase::Requested => {
@@ -97,6 +100,18 @@ pub(super) fn interrupted(state: &mut State) -> Step {
         }
     };
     Step::unsaved().then(Effect::Finish(Finish::Failed { code, message }))
+}
+
+/// Says again what a crash may have kept from being said: deployed providers begin on `PaymentSent` alone.
+pub(super) fn resumed(state: &State) -> Step {
+    let Phase::Awaiting { quote, .. } = &state.phase else {
+        return Step::ignored();
+    };
+    let payment_id = quote.invoice.as_ref().map_or_else(
+        || MOCK_PAYMENT_ID.to_owned(),
+        |invoice| invoice.payment_hash.to_string(),
+    );
+    Step::unsaved().then(payment_sent(state, &payment_id))
 }
 
 /// Ends a purchase for which nothing was paid and nothing set aside, and tells the provider so.

@@ -3,7 +3,7 @@
 use nostr::PublicKey;
 
 use super::Now;
-use super::ending::{before_payment, payment_sent};
+use super::ending::{MOCK_PAYMENT_ID, before_payment, payment_sent};
 use crate::config::MIN_INVOICE_LIFE_SECS;
 use crate::error::Code;
 use crate::protocol::message::{AgentMessage, Invoice};
@@ -68,7 +68,7 @@ fn quoted(state: &mut State, message: &Invoice, now: Now) -> Step {
         fee: Msat::ZERO,
         preimage: None,
     };
-    let paid = payment_sent(state, "mock-payment-id");
+    let paid = payment_sent(state, MOCK_PAYMENT_ID);
     state.phase = Phase::Awaiting { quote, settled };
     Step::saved().tell(tell).then(paid)
 }

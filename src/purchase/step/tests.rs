@@ -371,6 +371,15 @@ fn a_result_that_outruns_the_wallet_is_kept() {
 }
 
 #[test]
+fn what_a_crash_may_have_kept_from_being_said_is_said_again() {
+    let mut s = paying();
+    assert_eq!(step(&mut s, Happening::Resumed, now()).effects, []);
+    let said = step(&mut s, paid(), now()).effects;
+    let again = step(&mut s, Happening::Resumed, now());
+    assert_eq!((again.save, again.effects), (false, said));
+}
+
+#[test]
 fn a_result_before_a_quote_is_not_taken() {
     let mut s = state(PayBy::Invoice(wallet()));
     let unasked = result(&s, "free lunch");

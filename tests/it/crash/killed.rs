@@ -50,44 +50,53 @@ fn customers_killed_at_any_moment_leave_books_that_recover_makes_whole() {
     assert_eq!(world.provider_balance("seller"), OPENING_BALANCE + earned);
 }
 
+/// The result or the error that a purchase ends with.
+fn last_line(buying: &mut Running) -> Value {
+    buying.wait_for("the last line", |line| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let last = line["event"] == "result" || line["event"] == "error";
+        last.then_some(line)
+    })
+}
+
 /// Kills the provider again and again while customers buy, starting it anew each time.
-fn sell_with_interruptions(world: &World, moments: &mut Moments, args: &[&str], killings: u64) {
+fn sell_with_interruptions(test: &str, args: &[&str], killings: u64, buyers: u64) {
+    let world = World::new();
+    let mut moments = Moments::of(test);
     let mut seller = world.provider("seller", args);
-    let usual = usual_time(world, "buyer");
+    let usual = usual_time(&world, "buyer") * u32::try_from(buyers).unwrap();
     for round in 0..killings {
         let prompt = format!("round {round} of many");
-        let mut command =
-            world.customer("buyer", &["--json", "--timeout", "50", "--prompt", &prompt]);
-        let mut buying = Running::start(&mut command);
+        let buy = ["--json", "--timeout", "50", "--prompt", &prompt];
+        let mut buying: Vec<Running> = (0..buyers)
+            .map(|_| Running::start(&mut world.customer("buyer", &buy)))
+            .collect();
         moments.pass(usual);
         seller.process.kill();
         seller = world.provider("seller", args);
-        let last = buying.wait_for("the last line", |line| {
-            let line: Value = serde_json::from_str(line).unwrap();
-            let last = line["event"] == "result" || line["event"] == "error";
-            last.then_some(line)
-        });
-        assert_eq!(last["event"], "result", "{last}");
-        assert_eq!(last["text"], prompt);
+        for one in &mut buying {
+            let last = last_line(one);
+            assert_eq!(last["event"], "result", "{last}");
+            assert_eq!(last["text"], prompt);
+            one.exit_code();
+        }
     }
+    let spent = assert_one_story(&world, "buyer");
+    assert_eq!(spent, (killings * buyers + 1) * PRICE);
+    assert_eq!(world.provider_balance("seller"), OPENING_BALANCE + spent);
+    eventually_delivered(&world, spent / PRICE);
     drop::<Provider>(seller);
 }
 
 #[test]
 fn a_provider_killed_at_any_moment_delivers_what_was_paid_once_it_is_back() {
-    let world = World::new();
-    let mut moments = Moments::of("provider killed");
-    let killings = rounds(12);
-    sell_with_interruptions(&world, &mut moments, &["--stream"], killings);
-    let spent = assert_one_story(&world, "buyer");
-    assert_eq!(spent, (killings + 1) * PRICE);
-    assert_eq!(world.provider_balance("seller"), OPENING_BALANCE + spent);
-    let jobs = jobs(&world, "seller");
-    assert_eq!(
-        in_state(&jobs, "delivered").len() as u64,
-        killings + 1,
-        "{jobs:#?}"
-    );
+    sell_with_interruptions("provider killed", &["--stream"], rounds(12), 1);
+}
+
+#[test]
+fn a_provider_killed_with_a_queue_delivers_all_of_it() {
+    let one_at_a_time = ["--max-jobs", "1"];
+    sell_with_interruptions("busy provider killed", &one_at_a_time, rounds(6), 5);
 }
 
 #[test]
@@ -143,11 +152,8 @@ fn a_relay_that_is_killed_and_comes_back_is_found_again() {
     std::thread::sleep(Duration::from_millis(300));
     world.restart_relay();
     // Paid while the relay was gone; the result goes out when it is back, to whoever listens again.
-    let line = buying.wait_for("the last line", |line| {
-        let last = line.contains("\"event\":\"result\"") || line.contains("\"event\":\"error\"");
-        last.then(|| line.to_owned())
-    });
-    assert!(line.contains("\"event\":\"result\""), "{line}");
+    let last = last_line(&mut buying);
+    assert_eq!(last["event"], "result", "{last}");
     assert_eq!(assert_one_story(&world, "buyer"), PRICE);
     seller.process.kill();
 }

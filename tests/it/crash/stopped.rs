@@ -1,7 +1,5 @@
 //! Stopped by the owner, by the clock, or by a reader that goes away.
 
-use std::time::Duration;
-
 use super::*;
 use crate::harness::Running;
 

@@ -59,6 +59,8 @@ async fn a_backend_that_fails_or_panics_is_told_and_stops_nobody_else() {
     };
     let job = peer.buy(deployed).await;
     assert!(peer.result(&job).await.starts_with("Error: "));
+    let job = peer.buy(request(us, "keep")).await;
+    assert_eq!(peer.result(&job).await, "kept its end open");
     let job = peer.buy(request(us, "and yet")).await;
     assert_eq!(peer.result(&job).await, "AND YET");
 }
