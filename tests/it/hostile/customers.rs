@@ -9,7 +9,7 @@ use agent_compute::wallet::PayOutcome;
 use nostr::{Event, EventId, Keys, Timestamp};
 
 use super::cast::{Peer, now};
-use super::stage::{PRICE, Stage};
+use super::stage::{PRICE, SOON, Stage};
 use crate::harness::assert_conserved;
 
 /// The real provider, and what is needed to attack it.
@@ -140,7 +140,13 @@ async fn a_job_is_its_customers_alone_to_cancel_and_anybodys_to_pay_once() {
             job_id: others_job.clone(),
         }))
         .await;
-    while shop.stage.job_state(&others_job).await.as_deref() != Some("cancelled") {}
+    let cancelled = async {
+        let state = async || shop.stage.job_state(&others_job).await;
+        while state().await.as_deref() != Some("cancelled") {}
+    };
+    tokio::time::timeout(SOON, cancelled)
+        .await
+        .expect("in time");
     assert!(matches!(
         other.pay(&others_invoice).await,
         PayOutcome::Failed(_)

@@ -44,7 +44,7 @@ async fn who_takes_the_money_and_stays_silent_is_found_out_and_a_late_result_is_
         &stage,
         &mut provider,
         false,
-        &["--timeout", "2"],
+        &["--timeout", "4"],
         async |_, _| (),
     )
     .await;
@@ -69,7 +69,7 @@ async fn late_results_of_every_shape_are_fetched_by_recover() {
             &stage,
             &mut provider,
             true,
-            &["--timeout", "2"],
+            &["--timeout", "4"],
             async |provider, job| {
                 jobs = Some(job.clone());
                 if what == "after all" {
@@ -195,7 +195,7 @@ async fn a_result_before_the_payment_buys_nothing_and_one_beside_it_counts() {
     let customer = stage.customer();
     // Before any invoice: free advice, which a purchase is not.
     let (ran, ()) = tokio::join!(
-        stage.buy(&customer, provider.key(), &["--timeout", "2"]),
+        stage.buy(&customer, provider.key(), &["--timeout", "4"]),
         async {
             let job = provider.asked().await;
             provider.chunk(&job.id, Some(0), "free", true).await;
@@ -206,7 +206,7 @@ async fn a_result_before_the_payment_buys_nothing_and_one_beside_it_counts() {
     assert_eq!(stage.books(&customer).await, Books::untouched());
     // Right behind the invoice: it is on the relay when the payment is through, or it is fetched.
     let (ran, ()) = tokio::join!(
-        stage.buy(&customer, provider.key(), &["--timeout", "3"]),
+        stage.buy(&customer, provider.key(), &["--timeout", "4"]),
         async {
             let job = provider.asked().await;
             let invoice = provider.issue(PRICE).await;
@@ -283,7 +283,7 @@ async fn a_flood_of_empty_words_does_not_outlast_the_timeout() {
         &stage,
         &mut provider,
         true,
-        &["--timeout", "3"],
+        &["--timeout", "4"],
         async |provider, job| {
             // As many as fit: the purchase must end while they still pour in.
             for round in 0..10 {

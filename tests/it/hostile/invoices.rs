@@ -283,7 +283,7 @@ async fn a_hold_as_a_trap_ends_in_doubt_stays_reserved_and_is_freed_when_it_is_c
         let preimage = Preimage::from_bytes(rand::random());
         let hash = preimage.payment_hash();
         let (ran, job) = tokio::join!(
-            stage.buy(&customer, provider.key(), &["--timeout", "2"]),
+            stage.buy(&customer, provider.key(), &["--timeout", "4"]),
             async {
                 let job = provider.asked().await;
                 let trap = provider.issue_on(PRICE, Some(hash)).await;
