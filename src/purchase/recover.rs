@@ -161,7 +161,10 @@ async fn settle_and_fetch(
     let mut version = record.version;
     match &state.phase {
         Phase::Requested | Phase::Quoted(_) => {
-            apply(engine, &mut state, version, Happening::Interrupted).await?;
+            let (tell, _) = mpsc::channel(1);
+            let (driving, now) = (Arc::clone(driving), Instant::now());
+            let run = Run::new(engine, driving, state, version, &tell, now, now);
+            return Ok(run.give_up().await?);
         }
         Phase::Paying(_) | Phase::Unknown { .. } => {
             version = decide_payment(engine, &mut state, version, patience).await?;
