@@ -121,9 +121,9 @@ pub enum Command {
     History,
     /// Show one purchase, its money and its result
     Show {
-        /// Its id: 32 hex digits
+        /// Its id, or enough of its first digits
         #[arg(value_name = "PURCHASE")]
-        purchase: PurchaseId,
+        purchase: String,
     },
     /// Show the limits, and what is spent and set aside
     Budget {
@@ -247,7 +247,7 @@ async fn run(cli: Customer, out: &Output) -> Result<()> {
         Some(Command::Demo(args)) => commands::demo::run(global.home.clone(), args, out).await,
         Some(Command::Providers(args)) => commands::providers::run(settings()?, args, out).await,
         Some(Command::History) => commands::history::run(settings()?, out).await,
-        Some(Command::Show { purchase }) => commands::show::run(settings()?, purchase, out).await,
+        Some(Command::Show { purchase }) => commands::show::run(settings()?, &purchase, out).await,
         Some(Command::Budget { tick }) => commands::budget::run(settings()?, tick, out).await,
         Some(Command::Recover(args)) => {
             let resolution = args.resolution()?;

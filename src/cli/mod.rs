@@ -4,6 +4,11 @@
 //! words -> parse -> customer | provider (args) -> settings (flag > environment > file) -> commands -> output
 //! ```
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "many comments here are help texts, which name [sections] of the configuration"
+)]
+
 pub mod args;
 pub mod commands;
 pub mod customer;

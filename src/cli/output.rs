@@ -16,7 +16,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::text::{Cleaner, clean};
+use super::text::{Cleaner, clean, entry};
 use crate::error::{Code, Error, Result};
 use crate::ids::PurchaseId;
 use crate::units::Msat;
@@ -232,7 +232,7 @@ impl Output {
                 },
             );
         }
-        self.note(&format!("error: {}", error.message()));
+        self.note(&entry(&format!("error: {}", error.message())));
         if let Some(money) = where_the_money_is(error) {
             self.note(&money);
         }

@@ -105,6 +105,14 @@ pub fn one_line(text: &str, most: usize) -> String {
     line
 }
 
+/// A text of any number of lines as one entry among others: every line but the first is indented, so that
+/// no words of a stranger can pass for a line of ours.
+#[must_use]
+pub fn entry(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    lines.join("\n    ")
+}
+
 /// `text` without anything that looks like a secret of ours. For messages that quote what was typed.
 #[must_use]
 pub fn without_secrets(text: &str) -> String {
@@ -184,6 +192,15 @@ mod tests {
         assert_eq!(one_line(" a\n b\tc ", 10), "a b c");
         assert_eq!(one_line("abcdef", 3), "abc…");
         assert_eq!(one_line("", 3), "");
+    }
+
+    #[test]
+    fn every_further_line_of_an_entry_is_indented() {
+        assert_eq!(entry("one"), "one");
+        assert_eq!(
+            entry("sorry\nPaid: 0 sats.\r\n\nbye\n"),
+            "sorry\n    Paid: 0 sats.\n    \n    bye"
+        );
     }
 
     #[test]

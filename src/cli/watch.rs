@@ -3,11 +3,18 @@
 use super::output::Output;
 use super::settings::{Settings, WalletChoice};
 use super::signals;
+use super::text::one_line;
 use super::wallets::open_wallet;
 use crate::client::{Builder, ComputeClient, ProviderSeen, Purchase, PurchaseEvent, Receipt};
 use crate::error::{Code, Error, Result};
 use crate::protocol::Feature;
 use crate::units::Msat;
+
+/// Characters of a provider's name that are shown.
+pub const LONGEST_NAME: usize = 60;
+
+/// Characters of the list of its models that are shown.
+const LONGEST_MODELS: usize = 200;
 
 /// Opens a client, and says what that settled.
 ///
@@ -197,8 +204,8 @@ pub fn provider_line(seen: &ProviderSeen) -> String {
     format!(
         "{}  {price}  {network}  {}  [{}]  [{}]  {fits}",
         short(&seen.provider),
-        seen.name,
-        seen.models.join(", "),
+        one_line(&seen.name, LONGEST_NAME),
+        one_line(&seen.models.join(", "), LONGEST_MODELS),
         features.join(", "),
     )
 }

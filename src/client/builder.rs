@@ -198,6 +198,7 @@ impl Builder {
                 builder: self,
                 ready: OnceCell::new(),
             }),
+            tick: None,
         }
     }
 

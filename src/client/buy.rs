@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngCore;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{ProviderSeen, PurchaseEvent, PurchaseRequest, Ready, Receipt};
@@ -19,8 +18,10 @@ use crate::market::{self, Choice, Headroom, Policy, Select, Verdict};
 use crate::protocol::message::{AgentMessage, JobRequest};
 use crate::protocol::{Feature, KIND_TEXT_GENERATION, Offer, channel, codec};
 use crate::purchase::driver::Run;
-use crate::purchase::recover::{Depth, recover_one, subscribe};
+use crate::purchase::listen::{Since, listen};
+use crate::purchase::recover::{Depth, recover_one};
 use crate::purchase::state::{PayBy, Phase, State, Terms};
+use crate::purchase::watcher::Watcher;
 use crate::relay::{RelayError, seal};
 use crate::units::{Msat, UnixSecs};
 
@@ -29,8 +30,6 @@ const MAX_NAME_BYTES: usize = 64;
 
 /// The first and the longest pause between looks at a purchase that another process runs.
 const WATCH_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
-
-type Tell = mpsc::Sender<PurchaseEvent>;
 
 /// Every offer that suits this client.
 pub(super) async fn offers(ready: &Ready, request: &PurchaseRequest) -> Result<Vec<Offer>> {
@@ -44,7 +43,7 @@ pub(super) async fn offers(ready: &Ready, request: &PurchaseRequest) -> Result<V
 pub(super) async fn buy(
     ready: &Ready,
     request: PurchaseRequest,
-    tell: &Tell,
+    watcher: &Watcher,
     stop: &CancellationToken,
 ) -> Result<Receipt> {
     let started = Instant::now();
@@ -59,7 +58,7 @@ pub(super) async fn buy(
     let attempt = Attempt {
         ready,
         request: &request,
-        tell,
+        watcher,
         stop,
         started,
         deadline,
@@ -234,7 +233,7 @@ async fn headroom(ready: &Ready, request: &PurchaseRequest) -> Result<Headroom> 
 struct Attempt<'a> {
     ready: &'a Ready,
     request: &'a PurchaseRequest,
-    tell: &'a Tell,
+    watcher: &'a Watcher,
     stop: &'a CancellationToken,
     started: Instant,
     deadline: Instant,
@@ -312,8 +311,7 @@ impl Attempt<'_> {
     }
 
     async fn tell(&self, event: PurchaseEvent) {
-        // As the driver does: a listener that has stopped reading never keeps the purchase beyond its time.
-        let _ = timeout_at(self.deadline, self.tell.send(event)).await;
+        self.watcher.tell(event).await;
     }
 
     /// Finds an offer to take, within the limits and the buyer's wishes.
@@ -356,7 +354,7 @@ impl Attempt<'_> {
         // the request leaves after both.
         let (opened, answers) = tokio::join!(
             engine.ledger.open_purchase(new),
-            subscribe(&*engine.relays, &state, left)
+            listen(&*engine.relays, &state.terms, Since::Now, left)
         );
         let record = match opened? {
             Opened::New(record) => record,
@@ -373,7 +371,7 @@ impl Attempt<'_> {
             Arc::new(driving),
             state,
             record.version,
-            self.tell,
+            self.watcher,
             self.started,
             self.deadline,
         );
@@ -460,15 +458,7 @@ fn read(record: &PurchaseRecord) -> Result<State> {
 
 /// A purchase of this key is on record and can't be brought to an end now.
 fn unsettled(record: &PurchaseRecord, state: &State) -> Error {
-    let reserved = record
-        .reservation
-        .as_ref()
-        .filter(|reservation| crate::purchase::state::holds_money(reservation.status))
-        .map_or(Msat::ZERO, |r| r.price.saturating_add(r.fee_cap));
-    let paid = state
-        .phase
-        .settled()
-        .map_or(Msat::ZERO, crate::purchase::state::Settled::paid);
+    let (paid, reserved) = (state.phase.paid(), record.reserved());
     let (code, message) = match &state.phase {
         Phase::Paying(_) | Phase::Unknown { .. } => (
             Code::PaymentUnknown,

@@ -40,17 +40,20 @@ use crate::purchase::driver::Engine;
 pub use crate::purchase::event::{ProviderSeen, PurchaseEvent, Receipt};
 pub use crate::purchase::recover::Recovered;
 use crate::purchase::recover::{self, Depth};
+use crate::purchase::watcher::Watcher;
 use crate::units::{Msat, Network};
 use crate::wallet::Wallet;
 
-/// How many events may wait for a purchase's watcher. A watcher that stops reading stops the purchase
-/// from showing more, never from keeping its books.
+/// How many events may wait for a purchase's watcher. One that stops reading is shown no more, and the
+/// purchase goes on.
 const EVENTS_WAITING: usize = 1024;
 
 /// Buys compute within its owner's limits. Cheap to clone; clones share everything.
 #[derive(Clone, Debug)]
 pub struct ComputeClient {
     inner: Arc<Inner>,
+    /// The tick of purchases that name none.
+    tick: Option<String>,
 }
 
 #[derive(Debug)]
@@ -181,7 +184,8 @@ impl ComputeClient {
     /// Begins a purchase. It runs whether or not its events are read; dropping it stops it, with the
     /// ledger left recoverable.
     #[must_use]
-    pub fn purchase(&self, request: PurchaseRequest) -> Purchase {
+    pub fn purchase(&self, mut request: PurchaseRequest) -> Purchase {
+        request.tick = request.tick.or_else(|| self.tick.clone());
         let (tell, events) = mpsc::channel(EVENTS_WAITING);
         let stop = CancellationToken::new();
         let client = self.clone();
@@ -192,17 +196,28 @@ impl ComputeClient {
         )]
         let task = tokio::spawn(async move {
             let ready = client.ready().await?;
-            buy::buy(ready, request, &tell, &stopped).await
+            buy::buy(ready, request, &Watcher::new(tell), &stopped).await
         });
         Purchase { events, stop, task }
     }
 
-    /// What the limits are and what counts against them. `tick`: also of that tick.
+    /// This client within one tick of its agent's loop: whatever it buys counts against that tick's limit,
+    /// which is summed over all time. `id` has 1 to 64 bytes.
+    #[must_use]
+    pub fn tick(&self, id: impl Into<String>) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            tick: Some(id.into()),
+        }
+    }
+
+    /// What the limits are and what counts against them, this client's tick included.
     ///
     /// # Errors
     /// If the ledger can't be read.
-    pub async fn budget(&self, tick: Option<&str>) -> Result<BudgetReport> {
+    pub async fn budget(&self) -> Result<BudgetReport> {
         let Ready { engine, scope, .. } = self.ready().await?;
+        let tick = self.tick.as_deref();
         Ok(engine.ledger.budget(*scope, tick, engine.limits).await?)
     }
 

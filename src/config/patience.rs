@@ -28,6 +28,9 @@ pub const DOUBT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait for the whole text after the last piece of a stream. It follows at once or not at all.
 pub const WHOLE_TEXT_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a purchase waits for its watcher to read one of a thousand events that it has not read yet.
+pub const WATCHER_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How long what is said last may take to leave.
 pub const LAST_WORDS: Duration = Duration::from_secs(1);
 

@@ -235,7 +235,7 @@ async fn an_announcement_keeps_an_offer_alive_whose_listing_ends() {
 async fn a_withdrawn_listing_hides_older_ones_and_older_announcements() {
     let ada = Keys::generate();
     let (listed_at, now) = (UnixSecs::new(NOW - 20), UnixSecs::new(NOW - 5));
-    let [(emptied, at), _] = listing::withdraw(ada.public_key(), &[], listed_at, now);
+    let (emptied, at) = listing::withdraw(ada.public_key(), &[], listed_at, now).remove(0);
     let mut relays = Relays {
         stored: vec![
             signed(&ada, at.get(), emptied),

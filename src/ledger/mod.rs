@@ -246,6 +246,17 @@ pub struct PurchaseRecord {
     pub reservation: Option<Reservation>,
 }
 
+impl PurchaseRecord {
+    /// What is still set aside for it, fee cap included.
+    #[must_use]
+    pub fn reserved(&self) -> Msat {
+        match &self.reservation {
+            Some(reservation) if reservation.status.is_open() => reservation.set_aside(),
+            _ => Msat::ZERO,
+        }
+    }
+}
+
 /// A line of a purchase's history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LogLine {

@@ -359,3 +359,63 @@ fn budget_is_the_verdict_when_only_the_owners_limits_rule_out_what_matches() {
         Verdict::NoProvider(_)
     ));
 }
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_offer() -> impl Strategy<Value = Offer> {
+        let price = prop::option::of((0..4_u64, 0..3_u64));
+        let network = prop::option::of(prop::sample::select(Network::ALL.to_vec()));
+        let rest = (any::<bool>(), any::<bool>(), 0..700_u64);
+        (0..5_u8, price, network, rest).prop_map(|(by, price, network, rest)| {
+            let (in_channel, announced, age) = rest;
+            Offer {
+                price: price.map(|(request, tokens)| Price {
+                    per_request: Msat::new(request),
+                    per_1k_tokens: Msat::new(tokens),
+                }),
+                network,
+                channel: in_channel.then(|| channel(1)),
+                source: if announced {
+                    OfferSource::Announcement
+                } else {
+                    OfferSource::Listing
+                },
+                at: NOW.minus(age),
+                ..offer(by, 0)
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_offer_is_ranked_or_left_out_and_the_order_of_hearing_does_not_matter(
+            offers in prop::collection::vec(any_offer(), 0..12),
+            most in prop::option::of(0..5_u64),
+        ) {
+            let policy = Policy {
+                max_price: most.map(Msat::new),
+                network: Some(Network::Regtest),
+                needs_channel: true,
+                deny: vec![key(3)],
+                own: key(4),
+                ..policy()
+            };
+            let choice = choose(offers.clone(), &policy, NOW);
+            prop_assert_eq!(choice.ranked.len() + choice.left_out.len(), offers.len());
+            prop_assert_eq!(choice.ranked.is_empty(), choice.verdict() != Verdict::Ok);
+            for offer in &choice.ranked {
+                prop_assert_eq!(left_out(offer, &policy, NOW), None);
+            }
+            let mut reversed = offers;
+            reversed.reverse();
+            let keys = |choice: &Choice| -> Vec<(PublicKey, UnixSecs, Option<Msat>)> {
+                let key = |offer: &Offer| (offer.provider, offer.at, offer.expected_price(500));
+                choice.ranked.iter().map(key).collect()
+            };
+            prop_assert_eq!(keys(&choose(reversed, &policy, NOW)), keys(&choice));
+        }
+    }
+}

@@ -10,6 +10,7 @@ use nostr::{EventBuilder, EventId, Kind, PublicKey, Tag, TagKind};
 use serde::Serialize;
 
 use super::message::ServiceAnnouncement;
+use super::offer::{MAX_NAME_BYTES, cut, kept_models};
 use super::{Feature, KIND_TEXT_GENERATION, Price};
 use crate::units::{Network, UnixSecs};
 
@@ -25,6 +26,9 @@ pub(super) const HANDLER: &str = "compute_provider";
 pub(super) const CAPABILITY: &str = "text-generation";
 /// The `status` of a listing that was withdrawn.
 pub(super) const WITHDRAWN: &str = "withdrawn";
+
+/// The most bytes of the sentence about itself that a listing carries.
+const MAX_ABOUT_BYTES: usize = 1024;
 
 /// How long an emptied listing stays on relays, in seconds (a day): longer than any listing that it
 /// could have failed to replace. It can't expire at once, as relays refuse what has expired.
@@ -78,7 +82,7 @@ struct Param<'a> {
 }
 
 /// The NIP-89 listing of a provider. Sign it anew, with a later time, whenever something changes and
-/// well before it expires.
+/// well before it expires. Names and models beyond what readers keep are left out here already.
 #[must_use]
 pub fn listing(of: &ListingContent) -> EventBuilder {
     let mut tags = vec![
@@ -89,7 +93,8 @@ pub fn listing(of: &ListingContent) -> EventBuilder {
     tags.extend(of.channel.map(|channel| tag("channel", [channel.to_hex()])));
     tags.extend(of.relays.iter().map(|url| tag("relay", [url])));
     tags.push(tag("network", [of.network.as_str()]));
-    tags.extend(of.models.iter().map(|model| tag("model", [model])));
+    let models = kept_models(of.models.iter().map(String::as_str));
+    tags.extend(models.iter().map(|model| tag("model", [model])));
     // From here on it is ours, and ignored by deployed customers.
     if !of.price.per_1k_tokens.is_zero() {
         let per_1k = of.price.per_1k_tokens.get();
@@ -100,18 +105,19 @@ pub fn listing(of: &ListingContent) -> EventBuilder {
     let features = of.features.iter();
     tags.extend(features.map(|feature| tag("feature", [feature.as_str()])));
     tags.extend(of.expires_at.map(expiration));
-    EventBuilder::new(Kind::from(KIND_LISTING), content(of)).tags(tags)
+    EventBuilder::new(Kind::from(KIND_LISTING), content(of, &models)).tags(tags)
 }
 
-fn content(of: &ListingContent) -> String {
+fn content(of: &ListingContent, models: &[String]) -> String {
+    let about = cut(&of.about, MAX_ABOUT_BYTES);
     let content = Content {
-        name: &of.name,
-        description: &of.about,
-        about: &of.about,
+        name: cut(&of.name, MAX_NAME_BYTES),
+        description: about,
+        about,
         nip90_params: Params {
             model: Param {
                 required: false,
-                values: &of.models,
+                values: models,
             },
             max_tokens: Param {
                 required: false,
@@ -123,25 +129,25 @@ fn content(of: &ListingContent) -> String {
     serde_json::to_string(&content).unwrap_or_default()
 }
 
-/// Takes a listing down: two events and the times to sign them as of, to be published in this order.
+/// Takes a listing down: the events to publish, in this order, and the times to sign them as of.
 /// `listed_at` is the `created_at` of the listing's last version, `now` the present.
 ///
-/// The first replaces the listing by an empty one that says so, for relays that don't delete; it
-/// also hides what other relays still hold of the listing and of the announcements before it. The
-/// second asks for deletion (NIP-09) of the listing and of these `announcements`, so that customers
-/// who read the channel alone don't find them either.
+/// 1. An empty listing that says so replaces the last one, on relays that don't delete too. It also
+///    hides what other relays still hold of the listing, and the announcements before it.
+/// 2. A deletion (NIP-09) of the listing, for relays that do.
+/// 3. A deletion of these `announcements`, so that customers who read the channel alone don't find them.
 ///
-/// Times matter to the second. Of two versions from one second, relays keep the one with the lower id,
-/// so the empty one is later than the last; and a listing that follows must be later than
-/// [`withdrawn_at`]. A deletion refuses whatever is not later than itself, so it is dated before the
-/// empty listing: a provider that restarts at once could not list itself otherwise.
+/// Times matter. Of two versions from one second, relays keep the one with the lower id, so the empty
+/// listing is later than the last, and a listing that follows must be later than [`withdrawn_at`]. After a
+/// deletion relays refuse versions that are not later than it, so it is dated before the empty listing:
+/// a provider that restarts at once could not list itself otherwise.
 #[must_use]
 pub fn withdraw(
     provider: PublicKey,
     announcements: &[EventId],
     listed_at: UnixSecs,
     now: UnixSecs,
-) -> [(EventBuilder, UnixSecs); 2] {
+) -> Vec<(EventBuilder, UnixSecs)> {
     let at = withdrawn_at(listed_at, now);
     let emptied = EventBuilder::new(Kind::from(KIND_LISTING), "").tags([
         tag("d", [LISTING_ID]),
@@ -149,13 +155,19 @@ pub fn withdraw(
         expiration(at.plus(WITHDRAWN_KEPT_SECS)),
     ]);
     let address = format!("{KIND_LISTING}:{}:{LISTING_ID}", provider.to_hex());
-    let mut tags = vec![tag("a", [address]), tag("k", [KIND_LISTING.to_string()])];
+    let listing = deletion(vec![tag("a", [address])], KIND_LISTING);
+    let mut events = vec![(emptied, at), (listing, at.minus(1))];
     if !announcements.is_empty() {
-        tags.extend(announcements.iter().map(|id| tag("e", [id.to_hex()])));
-        tags.push(tag("k", [Kind::ChannelMessage.as_u16().to_string()]));
+        let ids = announcements.iter().map(|id| tag("e", [id.to_hex()]));
+        let announced = deletion(ids.collect(), Kind::ChannelMessage.as_u16());
+        events.push((announced, at));
     }
-    let deletion = EventBuilder::new(Kind::EventDeletion, "no longer offered").tags(tags);
-    [(emptied, at), (deletion, at.minus(1))]
+    events
+}
+
+fn deletion(mut of: Vec<Tag>, kind: u16) -> EventBuilder {
+    of.push(tag("k", [kind.to_string()]));
+    EventBuilder::new(Kind::EventDeletion, "no longer offered").tags(of)
 }
 
 /// The `created_at` of the empty listing that replaces one from `listed_at`.
@@ -179,7 +191,7 @@ pub fn announcement(
         spark_address: spark_address.into(),
         network: of.network,
         provider_pubkey: Some(provider.to_hex()),
-        models: of.models.clone(),
+        models: kept_models(of.models.iter().map(String::as_str)),
         capabilities: vec![CAPABILITY.to_owned()],
         price_per_1k_msats: (!per_1k.is_zero()).then_some(per_1k),
         features: of

@@ -247,11 +247,10 @@ impl JobError {
     /// The error with this code and explanation, which is cut where it is longer than peers read.
     #[must_use]
     pub fn new(job_id: JobId, code: impl Into<String>, explanation: &str) -> Self {
-        let end = explanation.floor_char_boundary(MAX_EXPLANATION_BYTES);
         Self {
             job_id,
             code: code.into(),
-            message: explanation[..end].to_owned(),
+            message: super::offer::cut(explanation, MAX_EXPLANATION_BYTES).to_owned(),
         }
     }
 }

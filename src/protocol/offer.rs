@@ -83,13 +83,13 @@ pub fn from_listing(event: &Event) -> Result<Offer, NotAnOffer> {
     let content = content_of(event);
     let text = |key: &str| content.get(key).and_then(Value::as_str);
     let name = text("name").or_else(|| text("display_name"));
-    let mut models = models(values(event, "model"));
+    let mut models = kept_models(values(event, "model"));
     if models.is_empty() {
-        models = self::models(listed_models(&content));
+        models = kept_models(listed_models(&content));
     }
     Ok(Offer {
         provider: event.pubkey,
-        name: cut(name.unwrap_or_default(), MAX_NAME_BYTES),
+        name: cut(name.unwrap_or_default(), MAX_NAME_BYTES).to_owned(),
         channel: first(event, "channel").and_then(|id| EventId::from_hex(id).ok()),
         relays: relays(event),
         price: if ours || has(event, "price") {
@@ -135,7 +135,7 @@ pub fn from_announcement(
             per_request: said.price_msats,
             per_1k_tokens: said.price_per_1k_msats.unwrap_or(Msat::ZERO),
         }),
-        models: models(said.models.iter().map(String::as_str)),
+        models: kept_models(said.models.iter().map(String::as_str)),
         network: Some(said.network),
         features: features
             .filter_map(|word| Feature::from_word(word))
@@ -239,7 +239,8 @@ fn relays(event: &Event) -> Vec<String> {
         .collect()
 }
 
-fn models<'a>(named: impl Iterator<Item = &'a str>) -> Vec<String> {
+/// The models that an offer keeps of these.
+pub(super) fn kept_models<'a>(named: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut kept: Vec<String> = Vec::new();
     let mut bytes = 0;
     for model in named.filter(|name| !name.is_empty() && name.len() <= MAX_MODEL_BYTES) {
@@ -277,6 +278,6 @@ fn whole_number(text: &str) -> Option<u64> {
 }
 
 /// At most `most` bytes of `text`, in whole characters.
-fn cut(text: &str, most: usize) -> String {
-    text[..text.floor_char_boundary(most)].to_owned()
+pub(super) fn cut(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
 }

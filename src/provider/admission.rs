@@ -33,12 +33,16 @@ impl Seen {
 }
 
 /// Refusals and cancellations that one peer may cause at once.
-const PEER_BURST: u32 = 16;
+const PEER_BURST: u32 = 64;
 /// How long until one more is allowed.
-const PEER_REFILL: Duration = Duration::from_secs(5);
+const PEER_REFILL: Duration = Duration::from_secs(1);
 /// The same over all peers, since a key costs nothing.
-const ALL_BURST: u32 = 128;
-const ALL_REFILL: Duration = Duration::from_millis(200);
+const ALL_BURST: u32 = 512;
+const ALL_REFILL: Duration = Duration::from_millis(50);
+/// Unpaid quotes that may lose their places to others at once, and how long until one more may: each
+/// such quote costs us an invoice and a record.
+const PLACES_BURST: u32 = 512;
+const PLACES_REFILL: Duration = Duration::from_secs(1);
 /// Peers whose credit is kept in mind.
 const MOST_PEERS: usize = 4_096;
 
@@ -75,6 +79,7 @@ impl Bucket {
 pub(super) struct Credit {
     peers: HashMap<PublicKey, Bucket>,
     all: Bucket,
+    places: Bucket,
 }
 
 impl Credit {
@@ -82,6 +87,7 @@ impl Credit {
         Self {
             peers: HashMap::new(),
             all: Bucket::empty(now),
+            places: Bucket::empty(now),
         }
     }
 
@@ -108,6 +114,14 @@ impl Credit {
         bucket.used += 1;
         self.all.used += 1;
         true
+    }
+
+    /// Takes one of the places that may be taken from unpaid quotes; false if there is none for now.
+    pub(super) fn take_place(&mut self, now: Instant) -> bool {
+        self.places.leak(now, PLACES_REFILL);
+        let may = self.places.used < PLACES_BURST;
+        self.places.used += u32::from(may);
+        may
     }
 }
 
@@ -149,6 +163,17 @@ mod tests {
         let later = start + PEER_REFILL;
         assert!(credit.take(peer(1), later));
         assert!(!credit.take(peer(1), later));
+    }
+
+    #[test]
+    fn places_are_taken_at_a_bounded_pace() {
+        let start = Instant::now();
+        let mut credit = Credit::new(start);
+        let taken = (0..10_000).filter(|_| credit.take_place(start)).count();
+        assert_eq!(taken, usize::try_from(PLACES_BURST).unwrap_or(0));
+        let later = start + PLACES_REFILL;
+        assert!(credit.take_place(later));
+        assert!(!credit.take_place(later));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nostr::{Event, EventId, RelayUrl};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::store::JobStore;
 use super::voice::{Unspeakable, Voice};
@@ -15,8 +16,8 @@ use crate::protocol::listing::{self, ListingContent};
 use crate::protocol::message::AgentMessage;
 use crate::units::UnixSecs;
 
-/// How long a start tries to make its channel known.
-const START_PATIENCE: Duration = Duration::from_secs(30);
+/// How long relays and backend are given at the start.
+pub(super) const START: Duration = Duration::from_secs(10);
 
 /// A listing outlives this many announcements, and then fades: a dead provider is not found for long.
 const LISTING_LIVES: u64 = 3;
@@ -31,14 +32,16 @@ const NO_SPARK_ADDRESS: &str = "none";
 const MOST_TAKEN_BACK: usize = 16;
 
 /// The channel to work in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Joined {
     pub(super) channel: EventId,
+    /// The event that made it, if it is ours.
+    made: Option<Event>,
     /// Whether it was made just now.
-    pub(super) created: bool,
+    pub(super) is_new: bool,
 }
 
-/// Finds or makes the channel.
+/// Finds the channel, or makes one.
 pub(super) async fn join(
     config: &ProviderConfig,
     store: &JobStore,
@@ -48,44 +51,61 @@ pub(super) async fn join(
         ChannelChoice::Join(channel) => {
             return Ok(Joined {
                 channel,
-                created: false,
+                made: None,
+                is_new: false,
             });
         }
         ChannelChoice::Create { renew } => renew,
     };
     let relays = relay_set(&config.relays);
-    let key = voice.identity.public_key();
-    let before = if renew {
-        None
-    } else {
-        store.channel(key, relays.clone()).await?
-    };
-    if let Some(before) = before {
-        // Relays may have lost it since, and where they have not this does no harm. Nor is it needed to
-        // speak in the channel.
-        if let Err(trouble) = voice.publish(&before).await {
-            tracing::warn!(channel = %before.id, %trouble, "the channel's own event was not taken again");
-        }
+    let before = store
+        .channel(voice.identity.public_key(), relays.clone())
+        .await?;
+    // Two channels of one name, made in one second, would be one event.
+    let earliest = before
+        .as_ref()
+        .map_or(0, |before| before.created_at.as_secs() + 1);
+    if let Some(before) = before.filter(|_| !renew) {
         return Ok(Joined {
             channel: before.id,
-            created: false,
+            made: Some(before),
+            is_new: false,
         });
     }
     let urls: Vec<String> = config.relays.iter().map(ToString::to_string).collect();
+    let at = voice.clock.now().max(UnixSecs::new(earliest));
     let made = voice
-        .sign(channel::create(&config.name, &config.about, &urls))
+        .sign_at(channel::create(&config.name, &config.about, &urls), at)
         .map_err(|error| Error::new(Code::Internal, error.to_string()))?;
-    // On record first: a start that fails here comes back to the same channel.
+    // On record before it is known: a start that is cut off comes back to the same channel.
     store.remember_channel(relays, made.clone()).await?;
-    let published = voice.publish_patiently(&made, START_PATIENCE).await;
-    published.map_err(|error| {
-        let problem = format!("the channel can't be made known: {error}");
-        Error::new(Code::Network, problem)
-    })?;
     Ok(Joined {
         channel: made.id,
-        created: true,
+        made: Some(made),
+        is_new: true,
     })
+}
+
+impl Joined {
+    /// Publishes the event that made the channel. Relays may have lost an old one, and where they have not
+    /// this does no harm; only of a new one it matters that they take it.
+    pub(super) async fn make_known(&self, voice: &Voice) -> Result<(), Error> {
+        let Some(made) = &self.made else {
+            return Ok(());
+        };
+        let patience = if self.is_new { START } else { Duration::ZERO };
+        match voice.publish_patiently(made, patience).await {
+            Err(trouble) if self.is_new => Err(Error::new(
+                Code::Network,
+                format!("the channel can't be made known: {trouble}"),
+            )),
+            Err(trouble) => {
+                tracing::warn!(channel = %self.channel, %trouble, "the channel was not published again");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
 }
 
 /// The name of a set of relays, whatever order they are given in.
@@ -115,6 +135,10 @@ struct Said {
     listed_at: UnixSecs,
     /// The latest announcements in the channel, to be taken back with the listing.
     announcements: VecDeque<EventId>,
+    /// When the present round of announcing began, and what of it is done.
+    round: Option<Instant>,
+    listed: bool,
+    announced: bool,
     withdrawn: bool,
 }
 
@@ -147,6 +171,9 @@ impl Announcer {
         let said = Mutex::new(Said {
             listed_at,
             announcements: VecDeque::new(),
+            round: None,
+            listed: false,
+            announced: false,
             withdrawn: false,
         });
         Self {
@@ -156,33 +183,52 @@ impl Announcer {
         }
     }
 
-    /// Announces once, by both ways. The earlier announcement in the channel stays: customers take the
-    /// latest.
+    /// Announces once, by both ways. After a failure only what failed is said again, until it is time to
+    /// say all. The earlier announcement in the channel stays: customers take the latest.
     pub(super) async fn announce(&self, voice: &Voice, store: &JobStore) -> Result<(), String> {
-        let words = |error: Unspeakable| error.to_string();
         let mut said = self.said.lock().await;
         if said.withdrawn {
             return Ok(());
         }
+        let round_is_over = said.round.is_none_or(|began| began.elapsed() >= self.every);
+        if round_is_over || (said.listed && said.announced) {
+            said.round = Some(Instant::now());
+            (said.listed, said.announced) = (false, false);
+        }
+        let listed = match said.listed {
+            true => Ok(()),
+            false => self.list(&mut said, voice, store).await,
+        };
+        let announced = match said.announced {
+            true => Ok(()),
+            false => self.say(&mut said, voice).await,
+        };
+        (said.listed, said.announced) = (listed.is_ok(), announced.is_ok());
+        listed.and(announced)
+    }
+
+    async fn list(&self, said: &mut Said, voice: &Voice, store: &JobStore) -> Result<(), String> {
         let at = said.next_time(voice, store).await?;
         let lives = self.every.as_secs().saturating_mul(LISTING_LIVES);
         let content = ListingContent {
             expires_at: Some(at.plus(lives)),
             ..self.content.clone()
         };
-        let listing = listing::listing(&content);
-        let listing = voice.sign_at(listing, at).map_err(words)?;
-        let Some(channel) = content.channel else {
-            return publish(voice, &listing).await;
+        publish(voice, voice.sign_at(listing::listing(&content), at)).await
+    }
+
+    async fn say(&self, said: &mut Said, voice: &Voice) -> Result<(), String> {
+        let Some(channel) = self.content.channel else {
+            return Ok(());
         };
         let key = voice.identity.public_key();
-        let announcement = listing::announcement(&content, key, NO_SPARK_ADDRESS);
+        let announcement = listing::announcement(&self.content, key, NO_SPARK_ADDRESS);
         let message = AgentMessage::ServiceAnnouncement(announcement);
-        let announcement = voice.broadcast(channel, &message).map_err(words)?;
-        said.remember(announcement.id);
-        let (listed, announced) =
-            tokio::join!(publish(voice, &listing), publish(voice, &announcement));
-        listed.and(announced)
+        let event = voice.broadcast(channel, &message);
+        if let Ok(event) = &event {
+            said.remember(event.id);
+        }
+        publish(voice, event).await
     }
 
     /// Takes the listing and the latest announcements back, for good.
@@ -195,15 +241,15 @@ impl Announcer {
         let announcements: Vec<EventId> = said.announcements.iter().copied().collect();
         let key = voice.identity.public_key();
         for (event, at) in listing::withdraw(key, &announcements, last.min(now), now) {
-            let event = voice.sign_at(event, at);
-            publish(voice, &event.map_err(|error| error.to_string())?).await?;
+            publish(voice, voice.sign_at(event, at)).await?;
         }
         Ok(())
     }
 }
 
-async fn publish(voice: &Voice, event: &Event) -> Result<(), String> {
-    let published = voice.publish(event).await;
+async fn publish(voice: &Voice, event: Result<Event, Unspeakable>) -> Result<(), String> {
+    let event = event.map_err(|error| error.to_string())?;
+    let published = voice.publish(&event).await;
     published.map_err(|error| error.to_string())
 }
 

@@ -76,7 +76,7 @@ pub enum ProviderEvent {
         /// What was paid for it.
         price_msat: Msat,
     },
-    /// A request was not taken.
+    /// A request was not taken. A peer that floods is reported, and answered, a few times only.
     Refused {
         /// The job.
         job_id: JobId,

@@ -19,10 +19,18 @@
 //! |---|---|
 //! | `quoted` | the wallet is asked at once; paid: the job runs. Still open: its invoice is sent again, and the quote holds its slot until it expires. Over: looked up for an hour, then `expired` |
 //! | `paid` | waits for a slot, oldest payment first |
-//! | `running` | runs again, without streaming: the chunks of the first run may be out. After [`MAX_ATTEMPTS`] runs it fails, so that a prompt that kills the process does so a few times only |
+//! | `running` | runs again. After [`MAX_ATTEMPTS`] runs it fails, so that a prompt that kills the process does so a few times only |
 //! | `done` | the messages on record, already signed, are published again: the same events, so that a customer sees one result |
 //! | `failed`, not yet told | as `done` |
 //! | `delivered`, `failed`, `expired`, `cancelled` | nothing; after a week the texts are dropped and the figures stay |
+//!
+//! A job that a restart takes up is not streamed: chunks of an earlier run may be out, cut elsewhere.
+//!
+//! # What is on disk when
+//!
+//! The quote is, before its invoice is sent; the result is, before it is sent. Between them nothing has to
+//! be: the quote and the wallet's memory of the payment say all. So *paid* and *running* are put on record
+//! with the result where that comes at once, and by themselves where it takes a while.
 
 use std::fmt;
 
@@ -177,8 +185,10 @@ pub struct Job {
     pub requested_at: UnixSecs,
     /// When the quote ends.
     pub expires_at: UnixSecs,
-    /// How often it was begun.
+    /// How often it was begun, as far as is on record.
     pub attempts: u32,
+    /// Whether it was read back from the store: an earlier run may have begun it, and may have sent chunks.
+    pub resumed: bool,
 }
 
 impl fmt::Debug for Job {

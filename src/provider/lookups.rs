@@ -31,8 +31,9 @@ const CHANGE_GAP: Duration = Duration::from_millis(10);
 /// The most questions at a time.
 const MOST_IN_FLIGHT: usize = 16;
 
-/// The most invoices kept in mind. More late ones than that wait for the next start.
-const MOST_ENTRIES: usize = 4_096;
+/// With this many invoices in mind, no late ones are added: they wait for the next start. How many open
+/// ones there are is for the queue to limit.
+const MOST_LATE: usize = 4_096;
 
 #[derive(Debug)]
 struct Entry {
@@ -62,13 +63,17 @@ impl LookUps {
         self.insert(hash, job, first, false);
     }
 
-    /// Begins to ask about a quote whose time is over.
-    pub(super) fn watch_late(&mut self, hash: PaymentHash, job: EventId, first: Instant) {
-        self.insert(hash, job, first, true);
+    /// Begins to ask about a quote whose time is over; false if there are too many of them.
+    pub(super) fn watch_late(&mut self, hash: PaymentHash, job: EventId, first: Instant) -> bool {
+        let room = self.entries.len() < MOST_LATE;
+        if room {
+            self.insert(hash, job, first, true);
+        }
+        room
     }
 
     fn insert(&mut self, hash: PaymentHash, job: EventId, first: Instant, late: bool) {
-        if self.entries.len() >= MOST_ENTRIES || self.entries.contains_key(&hash) {
+        if self.entries.contains_key(&hash) {
             return;
         }
         let entry = Entry {

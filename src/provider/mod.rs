@@ -26,7 +26,6 @@ mod announce;
 pub mod backend;
 mod engine;
 mod event;
-mod intake;
 pub mod job;
 mod lookups;
 mod pieces;
@@ -115,10 +114,10 @@ impl ProviderConfig {
             price: Price::per_request(Msat::new(10_000)),
             stream: false,
             max_jobs: 4,
-            max_queue: 64,
-            // Half of the queue: a customer whose processes die and start again has some to spare, and
-            // two of them leave room for a third.
-            max_quotes_per_customer: 32,
+            max_queue: 256,
+            // An agent may buy for many tasks at once, and one whose processes die and start again has
+            // some to spare; two of them leave room for a third.
+            max_quotes_per_customer: 112,
             max_tokens: 32_768,
             announce_every: Duration::from_secs(120),
             name: "agent-compute provider".into(),

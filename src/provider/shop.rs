@@ -1,5 +1,6 @@
 //! What the loop's tasks share, and the tasks themselves: each does one slow thing and says how it went.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ const RESULT_PATIENCE: Duration = Duration::from_secs(3_600);
 
 /// How much longer results are tried once the provider is to leave.
 const LEAVING_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A job that ends this soon is put on record once, begun and done together.
+const ONE_RECORD: Duration = Duration::from_millis(50);
 
 /// What deployed providers without a wallet send, and deployed customers know.
 const MOCK_BOLT11: &str = "lnbcrt100n1mock";
@@ -111,19 +115,15 @@ impl Shop {
             requested_at,
             expires_at: invoice.expires_at,
             attempts: 0,
+            resumed: false,
         };
-        let Err(error) = self.store.insert(&job, &self.seller, self.now()).await else {
-            return Outcome::Quoted(Box::new(job));
-        };
-        if let (Some(wallet), Some(hash)) = (&self.wallet, payment_hash) {
-            // Nobody has seen this invoice, so nobody can have paid it; best that nobody can.
-            let _ = answer(wallet.cancel(hash)).await;
-        }
-        match error {
+        // An invoice without a record is never sent, so nobody can pay it.
+        match self.store.insert(&job, &self.seller, self.now()).await {
+            Ok(()) => Outcome::Quoted(Box::new(job)),
             // Served before, or its job id or hash is another job's: nothing to say, since any answer
             // would bear that other job's name.
-            StoreError::Known => Outcome::NotQuoted(address, None),
-            error => {
+            Err(StoreError::Known) => Outcome::NotQuoted(address, None),
+            Err(error) => {
                 tracing::error!(job_id = %address.job_id(), %error, "no quote");
                 let refusal = Refusal::new("failed", "the provider can't keep records now");
                 Outcome::NotQuoted(address, Some(refusal))
@@ -267,22 +267,41 @@ impl Shop {
             let why = format!("it was begun {} times and never ended", job.attempts);
             self.workshop.failure(&job, why)
         } else {
-            // Nothing waits for this record: the quote is on record, and the wallet remembers the money.
-            let (started, finish) = tokio::join!(
-                self.store.start(request, self.now()),
-                self.workshop.work(&job)
-            );
-            if let Err(error) = started {
-                tracing::error!(job_id = %job.address.job_id(), %error, "a start is not on record");
-            }
-            finish
+            let work = pin!(self.workshop.work(&job));
+            self.recorded(&job, work).await
         };
-        let recorded = self.store.finish(request, finish.clone(), self.now()).await;
-        if let Err(error) = recorded {
+        let recorded = self.store.finish(request, finish.clone(), self.now());
+        if let Err(error) = recorded.await {
             // The customer paid, so it is told all the same.
             tracing::error!(job_id = %job.address.job_id(), %error, "a result is not on record");
         }
         Outcome::Worked(job, finish)
+    }
+
+    /// Puts on record that a job was begun, unless it ends so soon that one record will do. A job that an
+    /// earlier run may have begun is always counted, and first: it may be what ended that run.
+    async fn recorded(
+        &self,
+        job: &Job,
+        mut work: Pin<&mut impl Future<Output = Finish>>,
+    ) -> Finish {
+        if job.resumed {
+            self.begun(job).await;
+            return work.await;
+        }
+        if let Ok(finish) = tokio::time::timeout(ONE_RECORD, &mut work).await {
+            return finish;
+        }
+        // The work goes on meanwhile.
+        let (finish, ()) = tokio::join!(work, self.begun(job));
+        finish
+    }
+
+    async fn begun(&self, job: &Job) {
+        let started = self.store.start(job.address.request, self.now()).await;
+        if let Err(error) = started {
+            tracing::error!(job_id = %job.address.job_id(), %error, "a start is not on record");
+        }
     }
 
     /// Publishes what is on record, and puts on record that it was.

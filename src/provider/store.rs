@@ -3,30 +3,32 @@
 //! A job is on record before its invoice leaves the process, so whatever is paid is known. Two programs
 //! may read one store; only one may [sell](JobStore::lock) from it.
 
+mod files;
+mod rows;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod writer;
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use nostr::{Event, EventId, JsonUtil, PublicKey};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
 
+use self::files::{connect, make_private, open_private};
+use self::rows::{
+    SELECT_JOB, all, from_sql, job_from, nonsense, one, read_unfinished, settle, state_of,
+    summary_from, take_step, to_sql,
+};
 use self::schema::Unusable;
 use self::writer::Writer;
 use super::job::{Address, Job, JobState, JobStep};
 use crate::error::{Code, Error};
 use crate::ids::{JobId, PaymentHash};
 use crate::units::{Msat, Network, UnixSecs};
-
-/// How long a change waits for another process that is writing.
-const BUSY: Duration = Duration::from_secs(5);
-
-/// The most jobs that a start takes up again; the rest waits for the next one.
-const MOST_RESUMED: usize = 10_000;
 
 /// Why the store did not do what it was asked. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -294,16 +296,14 @@ impl JobStore {
     pub async fn start(&self, request: EventId, at: UnixSecs) -> Result<JobState, StoreError> {
         self.writer
             .write(move |db| {
-                let mut state = state_of(db, request)?;
-                if state.after(JobStep::Settled).is_some() {
-                    state = take_step(db, request, state, JobStep::Settled, at)?;
-                }
+                let state = settle(db, request, state_of(db, request)?, at)?;
                 take_step(db, request, state, JobStep::Started, at)
             })
             .await
     }
 
-    /// Puts on record how a job ended and what its customer is to be told, before anyone is.
+    /// Puts on record how a paid job ended and what its customer is to be told, before anyone is; and that
+    /// it was paid and begun, if that is not on record yet.
     ///
     /// # Errors
     /// As [`step`](Self::step).
@@ -319,7 +319,11 @@ impl JobStore {
                     None => JobStep::Finished,
                     Some(_) => JobStep::Broken,
                 };
-                let state = take_step(db, request, state_of(db, request)?, step, at)?;
+                let mut state = settle(db, request, state_of(db, request)?, at)?;
+                if state == JobState::Paid {
+                    state = take_step(db, request, state, JobStep::Started, at)?;
+                }
+                let state = take_step(db, request, state, step, at)?;
                 let messages: Vec<String> = finish.messages.iter().map(JsonUtil::as_json).collect();
                 db.prepare_cached(
                     "UPDATE jobs SET messages = ?2, tokens = ?3, error = ?4 WHERE request_id = ?1",
@@ -484,261 +488,4 @@ impl JobStore {
             })
             .await
     }
-}
-
-const SELECT_JOB: &str = "SELECT request_id, customer, channel, prompt, model, max_tokens, stream, \
-    deployed, price_msat, bolt11, payment_hash, requested_at, expires_at, attempts FROM jobs";
-
-fn read_unfinished(
-    db: &Connection,
-    seller: &Seller,
-    now: UnixSecs,
-    recent_since: UnixSecs,
-) -> Result<Unfinished, StoreError> {
-    let key = seller.key.to_hex();
-    let most = i64::try_from(MOST_RESUMED).unwrap_or(i64::MAX);
-    let ours = "provider = ?1 AND wallet IS ?2 AND network = ?3 AND published_at IS NULL";
-    let (wallet, network) = (&seller.wallet, seller.network.as_str());
-    let whose = params![key, wallet, network, most, to_sql(now.get())];
-
-    let sql = format!(
-        "{SELECT_JOB} WHERE {ours} AND state = 'quoted' AND expires_at > ?5 ORDER BY quoted_at LIMIT ?4"
-    );
-    let quoted = all(&mut db.prepare(&sql)?, whose, job_from)?;
-    let sql = format!(
-        "SELECT request_id, customer, payment_hash, expires_at FROM jobs WHERE {ours}
-         AND state = 'quoted' AND expires_at <= ?5 AND payment_hash IS NOT NULL
-         ORDER BY expires_at DESC LIMIT ?4"
-    );
-    let late = all(&mut db.prepare(&sql)?, whose, late_from)?;
-    let sql = format!(
-        "{SELECT_JOB} WHERE {ours} AND state IN ('paid', 'running')
-         ORDER BY settled_at, rowid LIMIT ?4"
-    );
-    let paid = all(
-        &mut db.prepare(&sql)?,
-        params![key, wallet, network, most],
-        job_from,
-    )?;
-    // What was signed can be sent whatever wallet is in use now.
-    let sql = "SELECT request_id, customer, channel, messages, price_msat, state FROM jobs WHERE provider = ?1
-         AND published_at IS NULL AND state IN ('done', 'failed') AND messages IS NOT NULL LIMIT ?2";
-    let unsent = all(&mut db.prepare(sql)?, params![key, most], unsent_from)?;
-    let sql =
-        "SELECT request_id FROM jobs WHERE requested_at >= ?1 ORDER BY requested_at DESC LIMIT ?2";
-    let recent = params![to_sql(recent_since.get()), most];
-    let recent = all(&mut db.prepare(sql)?, recent, |row| event_id(row, 0))?;
-    let last: Option<i64> = db.query_row(
-        "SELECT max(requested_at) FROM jobs WHERE provider = ?1",
-        [key],
-        |row| row.get(0),
-    )?;
-    Ok(Unfinished {
-        quoted,
-        late,
-        paid,
-        unsent,
-        recent,
-        last_request: last.map(from_sql).map(UnixSecs::new),
-    })
-}
-
-fn state_of(db: &Connection, request: EventId) -> Result<JobState, StoreError> {
-    let row = db.prepare_cached("SELECT state FROM jobs WHERE request_id = ?1")?;
-    one(row, [request.to_hex()], |row| state(row, 0))
-}
-
-fn take_step(
-    db: &Connection,
-    request: EventId,
-    from: JobState,
-    step: JobStep,
-    at: UnixSecs,
-) -> Result<JobState, StoreError> {
-    let to = from.after(step).ok_or(StoreError::Illegal(from))?;
-    let also = match step {
-        JobStep::Settled => ", settled_at = ?3",
-        JobStep::Started => ", attempts = attempts + 1, settled_at = coalesce(settled_at, ?3)",
-        // Once delivered the prompt has done its work; of a failed job it is what is owed.
-        JobStep::Published if matches!(to, JobState::Delivered) => {
-            ", published_at = ?3, prompt = NULL"
-        }
-        JobStep::Published => ", published_at = ?3",
-        JobStep::Finished | JobStep::Broken | JobStep::Lapsed | JobStep::Withdrawn => "",
-    };
-    db.prepare_cached(&format!(
-        "UPDATE jobs SET state = ?2, changed_at = ?3{also} WHERE request_id = ?1"
-    ))?
-    .execute(params![request.to_hex(), to.as_str(), to_sql(at.get())])?;
-    Ok(to)
-}
-
-fn connect(path: &Path) -> Result<Connection, Unusable> {
-    let mut db = Connection::open(path)?;
-    db.busy_timeout(BUSY)?;
-    // First of all, so that nothing is changed in a file that is not ours.
-    schema::migrate(&mut db)?;
-    db.pragma_update(None, "journal_mode", "WAL")?;
-    db.pragma_update(None, "synchronous", "FULL")?;
-    db.set_prepared_statement_cache_capacity(32);
-    Ok(db)
-}
-
-fn make_private(path: &Path) -> std::io::Result<()> {
-    if let Some(folder) = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-    {
-        let mut make = std::fs::DirBuilder::new();
-        make.recursive(true);
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut make, 0o700);
-        make.create(folder)?;
-    }
-    open_private(path).map(drop)
-}
-
-fn open_private(path: &Path) -> std::io::Result<File> {
-    let mut open = OpenOptions::new();
-    open.read(true).write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut open, 0o600);
-    open.open(path)
-}
-
-/// Amounts and times are far below what SQLite's integers hold; what is not stops at their top.
-fn to_sql(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn from_sql(number: i64) -> u64 {
-    u64::try_from(number).unwrap_or(0)
-}
-
-fn nonsense(why: impl std::fmt::Display) -> StoreError {
-    StoreError::Storage(format!("it holds what makes no sense: {why}"))
-}
-
-fn one<T>(
-    mut statement: rusqlite::CachedStatement<'_>,
-    params: impl rusqlite::Params,
-    read: impl Fn(&Row<'_>) -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
-    let mut rows = statement.query(params)?;
-    read(rows.next()?.ok_or(StoreError::NotFound)?)
-}
-
-fn all<T>(
-    statement: &mut rusqlite::Statement<'_>,
-    params: impl rusqlite::Params,
-    read: impl Fn(&Row<'_>) -> Result<T, StoreError>,
-) -> Result<Vec<T>, StoreError> {
-    let mut rows = statement.query(params)?;
-    let mut out = Vec::new();
-    while let Some(row) = rows.next()? {
-        out.push(read(row)?);
-    }
-    Ok(out)
-}
-
-fn parsed<T, E: std::fmt::Display>(
-    row: &Row<'_>,
-    column: usize,
-    parse: impl Fn(&str) -> Result<T, E>,
-) -> Result<T, StoreError> {
-    let text: String = row.get(column)?;
-    parse(&text).map_err(nonsense)
-}
-
-fn event_id(row: &Row<'_>, column: usize) -> Result<EventId, StoreError> {
-    parsed(row, column, EventId::from_hex)
-}
-
-fn public_key(row: &Row<'_>, column: usize) -> Result<PublicKey, StoreError> {
-    parsed(row, column, PublicKey::from_hex)
-}
-
-fn state(row: &Row<'_>, column: usize) -> Result<JobState, StoreError> {
-    parsed(row, column, |word| {
-        JobState::from_word(word).ok_or_else(|| format!("a job that is {word}"))
-    })
-}
-
-fn at(row: &Row<'_>, column: usize) -> Result<UnixSecs, StoreError> {
-    Ok(UnixSecs::new(from_sql(row.get(column)?)))
-}
-
-fn maybe_at(row: &Row<'_>, column: usize) -> Result<Option<UnixSecs>, StoreError> {
-    let secs: Option<i64> = row.get(column)?;
-    Ok(secs.map(from_sql).map(UnixSecs::new))
-}
-
-fn job_from(row: &Row<'_>) -> Result<Job, StoreError> {
-    let prompt: Option<String> = row.get(3)?;
-    let hash: Option<String> = row.get(10)?;
-    Ok(Job {
-        address: Address {
-            request: event_id(row, 0)?,
-            customer: public_key(row, 1)?,
-            channel: event_id(row, 2)?,
-        },
-        prompt: prompt.ok_or(StoreError::NotFound)?,
-        model: row.get(4)?,
-        max_tokens: row.get(5)?,
-        stream: row.get(6)?,
-        deployed: row.get(7)?,
-        price: Msat::new(from_sql(row.get(8)?)),
-        bolt11: row.get(9)?,
-        payment_hash: hash
-            .map(|hash| hash.parse())
-            .transpose()
-            .map_err(nonsense)?,
-        requested_at: at(row, 11)?,
-        expires_at: at(row, 12)?,
-        attempts: row.get(13)?,
-    })
-}
-
-fn late_from(row: &Row<'_>) -> Result<LateQuote, StoreError> {
-    Ok(LateQuote {
-        request: event_id(row, 0)?,
-        customer: public_key(row, 1)?,
-        payment_hash: parsed(row, 2, str::parse)?,
-        expires_at: at(row, 3)?,
-    })
-}
-
-fn unsent_from(row: &Row<'_>) -> Result<Unsent, StoreError> {
-    let address = Address {
-        request: event_id(row, 0)?,
-        customer: public_key(row, 1)?,
-        channel: event_id(row, 2)?,
-    };
-    let messages: String = row.get(3)?;
-    let messages = messages.lines().map(Event::from_json);
-    Ok(Unsent {
-        address,
-        price: Msat::new(from_sql(row.get(4)?)),
-        is_result: state(row, 5)? == JobState::Done,
-        messages: messages.collect::<Result<_, _>>().map_err(nonsense)?,
-    })
-}
-
-fn summary_from(row: &Row<'_>) -> Result<JobSummary, StoreError> {
-    let job_id: String = row.get(0)?;
-    Ok(JobSummary {
-        job_id: JobId::from_wire(job_id),
-        request_id: event_id(row, 1)?,
-        customer: public_key(row, 2)?,
-        state: state(row, 3)?,
-        model: row.get(4)?,
-        price_msat: Msat::new(from_sql(row.get(5)?)),
-        network: parsed(row, 6, str::parse)?,
-        wallet: row.get(7)?,
-        quoted_at: at(row, 8)?,
-        settled_at: maybe_at(row, 9)?,
-        published_at: maybe_at(row, 10)?,
-        tokens: row.get(11)?,
-        error: row.get(12)?,
-    })
 }

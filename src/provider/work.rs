@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use nostr::Event;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::backend::{Backend, BackendError, GenerateRequest, Generated};
 use super::event::{ProviderEvent, Reporter};
@@ -47,10 +48,16 @@ impl Workshop {
     /// Does a job. What is still to be published comes back signed; nothing of it was published.
     pub(super) async fn work(&self, job: &Job) -> Finish {
         // What an earlier run published can't be taken back, and new chunks might not fit to it.
-        let stream = job.stream && job.attempts == 0;
+        let stream = job.stream && !job.resumed;
         let (chunks, from_backend) = mpsc::channel(WAITING_CHUNKS);
+        let ended = CancellationToken::new();
         let mut outflow = Outflow::new(self, job.address, stream);
-        let (made, ()) = tokio::join!(self.generate(job, chunks), outflow.run(from_backend));
+        let generate = async {
+            let made = self.generate(job, chunks).await;
+            ended.cancel();
+            made
+        };
+        let (made, ()) = tokio::join!(generate, outflow.run(from_backend, &ended));
         let outcome = match made {
             Ok(made) => outflow
                 .finish(&made.text)
@@ -153,9 +160,9 @@ impl<'a> Outflow<'a> {
         }
     }
 
-    /// Takes what the backend sends until it stops. Published is what has gathered; the rest stays for
-    /// [`finish`](Self::finish).
-    async fn run(&mut self, mut from_backend: mpsc::Receiver<String>) {
+    /// Takes what the backend sends until it has `ended`, whoever still holds its end of the channel.
+    /// Published is what has gathered by then; the rest stays for [`finish`](Self::finish).
+    async fn run(&mut self, mut from_backend: mpsc::Receiver<String>, ended: &CancellationToken) {
         let mut sending: Option<Sending<'a>> = None;
         let mut not_before = Instant::now();
         loop {
@@ -173,6 +180,7 @@ impl<'a> Outflow<'a> {
                     sending = None;
                     self.note(sent);
                 }
+                () = ended.cancelled(), if !from_backend.is_closed() => from_backend.close(),
                 chunk = from_backend.recv() => match chunk {
                     Some(chunk) => self.take(&chunk),
                     None => break,

@@ -8,16 +8,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::event::{PurchaseEvent, Receipt};
-use super::state::{
-    Booking, Effect, Finish, Happening, PayBy, Phase, Quote, State, Step, holds_money,
-};
+use super::state::{Booking, Effect, Finish, Happening, PayBy, Phase, Quote, State, Step};
 use super::step::{Now, step};
+use super::watcher::Watcher;
 use crate::clock::Clock;
 use crate::config::{self, default_fee_cap};
 use crate::error::{Code, Error, Result};
@@ -54,7 +53,7 @@ pub struct Run<'a> {
     driving: Arc<DriveGuard>,
     state: State,
     version: u64,
-    tell: &'a mpsc::Sender<PurchaseEvent>,
+    watcher: &'a Watcher,
     started: Instant,
     deadline: Instant,
     /// Things under way that come back as something that happened.
@@ -80,7 +79,7 @@ impl<'a> Run<'a> {
         driving: Arc<DriveGuard>,
         state: State,
         version: u64,
-        tell: &'a mpsc::Sender<PurchaseEvent>,
+        watcher: &'a Watcher,
         started: Instant,
         deadline: Instant,
     ) -> Self {
@@ -89,7 +88,7 @@ impl<'a> Run<'a> {
             driving,
             state,
             version,
-            tell,
+            watcher,
             started,
             deadline,
             work: JoinSet::new(),
@@ -178,8 +177,9 @@ impl<'a> Run<'a> {
                 () = stop.cancelled() => Some(Happening::Interrupted),
                 Some(done) = self.work.join_next() => done.ok().flatten(),
                 Some(_) = self.said.join_next() => None,
-                // Before what is heard: a provider that never stops talking does not buy itself time.
+                // Before what comes in: a provider that never stops talking must not put these off.
                 () = sleep_until(self.deadline) => Some(Happening::Deadline),
+                () = at(self.doubt_until) => Some(Happening::GiveUpLooking),
                 incoming = answers.next(), if listening => match incoming {
                     Some(Incoming::StoredDone { .. }) => self.stored_only.then_some(Happening::Deadline),
                     Some(Incoming::Event(event)) => heard(&self.state, &event),
@@ -192,7 +192,6 @@ impl<'a> Run<'a> {
                     self.whole_text_by = None;
                     Some(Happening::NoWholeText)
                 }
-                () = at(self.doubt_until) => Some(Happening::GiveUpLooking),
             };
             self.queue.extend(happening);
         }
@@ -299,7 +298,7 @@ impl<'a> Run<'a> {
                 .of(self.state.terms.id)
                 .with_money(Msat::ZERO, reserved);
         }
-        let paid = self.paid();
+        let paid = self.state.phase.paid();
         if !paid.is_zero() {
             let message = format!(
                 "{error}; {paid} were paid, and the result can't be kept. Mend the ledger, then run `agent-customer recover`"
@@ -334,9 +333,7 @@ impl<'a> Run<'a> {
     }
 
     async fn tell(&self, event: PurchaseEvent) {
-        // Nobody listening is no reason to stop, and a listener that has stopped reading is none to let the
-        // books wait beyond the deadline.
-        let _ = timeout_at(self.deadline, self.tell.send(event)).await;
+        self.watcher.tell(event).await;
     }
 
     fn act(&mut self, effect: Effect) {
@@ -495,7 +492,7 @@ impl<'a> Run<'a> {
             (Some(Finish::Delivered), Some(receipt)) => Ok(receipt),
             (Some(Finish::Failed { code, message }), _) => Err(Error::new(*code, message.clone())
                 .of(self.state.terms.id)
-                .with_money(self.paid(), self.reserved().await)),
+                .with_money(self.state.phase.paid(), self.reserved().await)),
             _ => Err(Error::new(
                 Code::Internal,
                 "a purchase ended without an outcome",
@@ -503,22 +500,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn paid(&self) -> Msat {
-        self.state
-            .phase
-            .settled()
-            .map_or(Msat::ZERO, super::state::Settled::paid)
-    }
-
     async fn reserved(&self) -> Msat {
         let record = self.engine.ledger.purchase(self.state.terms.id).await;
-        record
-            .ok()
-            .and_then(|record| record.reservation)
-            .filter(|reservation| holds_money(reservation.status))
-            .map_or(Msat::ZERO, |reservation| {
-                reservation.price.saturating_add(reservation.fee_cap)
-            })
+        record.map_or(Msat::ZERO, |record| record.reserved())
     }
 }
 
@@ -554,7 +538,7 @@ async fn order(wallet: &dyn Wallet, mut request: PayRequest, claim: Claim) -> Pa
     let outcome = match ledger.purchase(request.purchase).await {
         Ok(record) => {
             let reserved = record.reservation.filter(|reservation| {
-                reservation.payment_hash == request.payment_hash && holds_money(reservation.status)
+                reservation.payment_hash == request.payment_hash && reservation.status.is_open()
             });
             match reserved {
                 Some(reserved) => {

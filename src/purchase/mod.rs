@@ -33,6 +33,8 @@
 pub mod assembly;
 pub mod driver;
 pub mod event;
+pub mod listen;
 pub mod recover;
 pub mod state;
 pub mod step;
+pub mod watcher;

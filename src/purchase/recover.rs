@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use nostr::{Filter, Kind, Timestamp};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -12,12 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::driver::{Engine, Run, look_up};
 use super::event::PurchaseEvent;
-use super::state::{Happening, PayBy, Phase, State, holds_money};
+use super::listen::{Since, listen};
+use super::state::{Happening, PayBy, Phase, State};
+use super::watcher::Watcher;
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::ids::PurchaseId;
-use crate::ledger::{DriveGuard, LedgerError, PurchaseRecord, Reservation};
-use crate::relay::{RelaySession, Subscription};
+use crate::ledger::{DriveGuard, LedgerError, PurchaseRecord};
 use crate::units::Msat;
 
 /// What recovery found out about one purchase.
@@ -285,16 +285,18 @@ async fn fetch_result(
     // What was on the way when the process died is read again from the relays.
     state.stream = super::assembly::Assembly::default();
     state.shown = 0;
-    let answers = subscribe(&*engine.relays, &state, patience).await?;
+    let answers = listen(&*engine.relays, &state.terms, Since::Request, patience).await?;
     let (tell, mut told) = mpsc::channel::<PurchaseEvent>(16);
     let started = Instant::now()
         .checked_sub(Duration::from_secs(now.since(state.terms.started_at)))
         .unwrap_or_else(Instant::now);
     let deadline = Instant::now() + patience;
-    let overdue = state.terms.deadline <= now;
+    // Once given up, whether at the deadline or at the provider's word, it is looked for, not waited for.
+    let given_up = matches!(state.phase, Phase::Undelivered { .. }) || state.terms.deadline <= now;
+    let watcher = Watcher::new(tell);
     let driving = Arc::clone(driving);
-    let run =
-        Run::new(engine, driving, state, version, &tell, started, deadline).stored_only(overdue);
+    let run = Run::new(engine, driving, state, version, &watcher, started, deadline)
+        .stored_only(given_up);
     let never = CancellationToken::new();
     let outcome = {
         let driving = run.resume(answers, &never);
@@ -315,28 +317,6 @@ async fn fetch_result(
     }
 }
 
-/// Subscribes to what the provider of a purchase says in its channel, from well before the request was
-/// made: clocks differ by minutes.
-///
-/// # Errors
-/// If no relay can be reached.
-pub async fn subscribe(
-    relays: &dyn RelaySession,
-    state: &State,
-    within: Duration,
-) -> Result<Subscription> {
-    let since = state.terms.started_at.minus(config::CLOCK_SKEW_SECS);
-    let filter = Filter::new()
-        .kind(Kind::ChannelMessage)
-        .author(state.terms.provider)
-        .event(state.terms.channel)
-        .since(Timestamp::from_secs(since.get()));
-    relays
-        .subscribe(filter, within)
-        .await
-        .map_err(|error| Error::new(Code::Network, error.to_string()))
-}
-
 async fn report(
     engine: &Engine,
     id: PurchaseId,
@@ -344,12 +324,9 @@ async fn report(
     trouble: Option<Trouble>,
 ) -> Result<Recovered> {
     let record = engine.ledger.purchase(id).await?;
-    let money = record.reservation.as_ref();
-    let reserved = money
-        .filter(|reservation| holds_money(reservation.status))
-        .map_or(Msat::ZERO, Reservation::set_aside);
-    let paid = money.and_then(|reservation| reservation.spent);
     // A state that can't be read is trouble of this purchase, not of the others: the money is known.
+    let paid = record.reservation.as_ref().and_then(|money| money.spent);
+    let reserved = record.reserved();
     let text = match read(&record).map(|state| state.phase) {
         Ok(Phase::Delivered { text, .. }) => Some(text),
         _ => None,

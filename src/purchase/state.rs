@@ -7,7 +7,7 @@ use super::assembly::Assembly;
 use super::event::{PurchaseEvent, Receipt};
 use crate::error::Code;
 use crate::ids::{JobId, PaymentHash, Preimage, PurchaseId, WalletId};
-use crate::ledger::{Entry, Refusal, ReservationStatus, SeenBalance, StateRow, Status};
+use crate::ledger::{Entry, Refusal, SeenBalance, StateRow, Status};
 use crate::protocol::message::AgentMessage;
 use crate::units::{Msat, Network, UnixSecs};
 use crate::wallet::{Outgoing, PayOutcome};
@@ -116,6 +116,14 @@ pub enum Answer {
     Text(String),
     /// It failed, in its own words; or what it sent is no result.
     Failure(String),
+}
+
+impl Answer {
+    /// Whether it is what was paid for.
+    #[must_use]
+    pub const fn is_result(&self) -> bool {
+        matches!(self, Self::Text(text) if !text.is_empty())
+    }
 }
 
 /// Where a purchase stands. See the diagram in [`super`].
@@ -311,6 +319,14 @@ impl Phase {
     }
 }
 
+impl Phase {
+    /// What left the wallet for good, fee included.
+    #[must_use]
+    pub fn paid(&self) -> Msat {
+        self.settled().map_or(Msat::ZERO, Settled::paid)
+    }
+}
+
 /// What can happen to a purchase.
 #[derive(Clone, Debug)]
 pub enum Happening {
@@ -459,15 +475,6 @@ impl State {
             elapsed_ms: *elapsed_ms,
         })
     }
-}
-
-/// The reservation statuses in which money is set aside.
-#[must_use]
-pub const fn holds_money(status: ReservationStatus) -> bool {
-    matches!(
-        status,
-        ReservationStatus::Reserved | ReservationStatus::InFlight | ReservationStatus::Unknown
-    )
 }
 
 mod preimage_text {

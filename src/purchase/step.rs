@@ -50,7 +50,7 @@ pub fn step(state: &mut State, happening: Happening, now: Now) -> Step {
         } => looked_up(state, found, authoritative, now),
         Happening::GiveUpLooking => give_up_looking(state),
         Happening::NoWholeText => no_whole_text(state, now),
-        Happening::Deadline => deadline(state),
+        Happening::Deadline => deadline(state, now),
         Happening::Interrupted => interrupted(state),
         Happening::Resumed => resumed(state),
         Happening::Resolved { paid } => resolved(state, paid, now),

@@ -3,7 +3,7 @@
 //! The relay logic is `nostr-relay-builder`'s [`LocalRelay`], in memory. Sockets are accepted here
 //! rather than there, for two reasons: its own leave the Nagle stall in (see
 //! [`transport`](super::transport)), and read messages of up to 64 MiB. So the HTTP upgrade is
-//! answered here, and the relay is handed a stream that is quick and [limited](limit).
+//! answered here, and the relay is handed a stream that is quick and limited.
 //!
 //! Whoever can reach the address can use the relay. Events are gone when the process is.
 

@@ -1,19 +1,19 @@
 //! A session with several relays.
 //!
-//! Each relay has a task of its own ([`actor`]), which owns its socket; a session talks to them
-//! through bounded mailboxes. Publishing tells all and returns with the first that took the event;
-//! a [`feed`] merges what all of them send for a subscription.
+//! Each relay has a task of its own, which owns its socket; a session talks to them through bounded
+//! mailboxes. Publishing tells all and returns with the first that took the event. A subscription
+//! merges what all of them send: it verifies, matches and takes each event once.
 //!
 //! # Why not the pool of nostr-relay-pool
 //! Types, messages and the transport trait are that crate's, and a client of it can use
-//! [`QuickTransport`]. Its pool is not used, because what a
-//! [`RelaySession`](super::RelaySession) promises can't be kept on top of it: events come through a
-//! broadcast channel that drops the oldest when a reader lags, and once per client rather than once
-//! per subscription; its verification cache goes by id; it makes no subscription again that a relay
-//! closed; it reconnects after ten seconds; and a mute relay holds up every publishing for as long.
+//! [`QuickTransport`]. Its pool is not used, because what a [`RelaySession`] promises can't be kept on
+//! top of it: events come through a broadcast channel that drops the oldest when a reader lags, and
+//! once per client rather than once per subscription; its verification cache goes by id; it makes no
+//! subscription again that a relay closed; it reconnects after ten seconds; and a mute relay holds up
+//! every publishing for as long.
 //!
 //! # What a slow subscriber gets
-//! A subscription buffers [`feed::BUFFER`] events. When they are not taken in time, further ones are
+//! A subscription buffers a thousand events. When they are not taken in time, further ones are
 //! dropped and the oldest of those is noted; once half of the buffer is free, the relay is asked again
 //! for everything since then. So nothing that a relay stores is lost and nobody waits; only ephemeral
 //! kinds, which relays do not store, are.

@@ -186,8 +186,11 @@ fn is_home(module: &str, name: &str) -> bool {
 
 /// Whether a path is, begins with or contains `name` as whole segments.
 fn names(path: &str, name: &str) -> bool {
-    let (path, name) = (format!("::{path}::"), format!("::{name}::"));
-    path.contains(&name)
+    path.match_indices(name).any(|(at, _)| {
+        let (before, after) = (&path[..at], &path[at + name.len()..]);
+        (before.is_empty() || before.ends_with("::"))
+            && (after.is_empty() || after.starts_with("::"))
+    })
 }
 
 fn against_the_levels(module: &str, path: &str) -> Option<String> {

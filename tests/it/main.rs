@@ -1,5 +1,7 @@
 //! End to end and over real parts: WebSockets, SQLite files, signatures, child processes.
 #![allow(
+    unreachable_pub,
+    clippy::expect_used,
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::print_stderr,

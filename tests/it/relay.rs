@@ -1,6 +1,7 @@
 //! The relay session against real sockets: our embedded relay, relays that follow a script, and none.
 
 mod embedded;
+mod foreign;
 mod hostile;
 mod publishing;
 mod reconnecting;

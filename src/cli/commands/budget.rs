@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-use super::record::open_books;
+use super::record::{open_books, scope};
 use crate::cli::output::Output;
 use crate::cli::settings::Settings;
 use crate::error::Result;
 use crate::ledger::{BudgetReport, Usage};
-use crate::units::Msat;
+use crate::units::{Msat, Network};
 
 #[derive(Serialize)]
 struct Counted {
@@ -22,20 +22,20 @@ struct Counted {
 struct Budget {
     daily: Counted,
     tick: Option<Counted>,
+    network: Network,
+    play_money: bool,
 }
 
-/// Shows the budget of the chosen wallet's network, and that of a tick.
+/// Shows the budget of the chosen wallet's network (by default the latest purchase's), and that of a tick.
 ///
 /// # Errors
 /// If the ledger can't be read.
 pub async fn run(settings: Settings, tick: Option<String>, out: &Output) -> Result<()> {
     let limits = settings.limits();
-    let report = match open_books(&settings).await? {
-        Some(ledger) => {
-            ledger
-                .budget(settings.scope(), tick.as_deref(), limits)
-                .await?
-        }
+    let ledger = open_books(&settings).await?;
+    let scope = scope(&settings, ledger.as_ref()).await?;
+    let report = match &ledger {
+        Some(ledger) => ledger.budget(scope, tick.as_deref(), limits).await?,
         None => BudgetReport {
             limits,
             usage: Usage::default(),
@@ -55,9 +55,10 @@ pub async fn run(settings: Settings, tick: Option<String>, out: &Output) -> Resu
             reserved_msat: usage.tick_reserved,
             unknown_msat: usage.tick_unknown,
         }),
+        network: scope.network,
+        play_money: scope.play_money,
     };
     out.object(&budget);
-    let scope = settings.scope();
     let play = if scope.play_money { ", play money" } else { "" };
     out.line(&format!(
         "today ({}{play}): {}",

@@ -3,8 +3,9 @@
 use crate::cli::output::Output;
 use crate::cli::settings::{FindSettings, PurchaseSettings, Settings, WalletChoice};
 use crate::cli::signals;
+use crate::cli::text::one_line;
 use crate::cli::watch::{
-    client_builder, open_client, provider_line, short, summary, waiting_for, watch,
+    LONGEST_NAME, client_builder, open_client, provider_line, short, summary, waiting_for, watch,
 };
 use crate::client::{PurchaseEvent, PurchaseRequest};
 use crate::error::Result;
@@ -89,7 +90,7 @@ async fn dry_run(
     out.line(&format!(
         "would buy from {} ({}) for {price}",
         short(&offer.provider.to_hex()),
-        offer.name
+        one_line(&offer.name, LONGEST_NAME)
     ));
     Ok(())
 }

@@ -2,13 +2,13 @@
 
 use serde::Serialize;
 
-use crate::cli::settings::Settings;
+use crate::cli::settings::{Settings, WalletChoice};
 use crate::clock::Clock;
 use crate::config::Role;
 use crate::error::{Code, Error, Result};
 use crate::ids::{JobId, PaymentHash, PurchaseId};
-use crate::ledger::{Ledger, PurchaseRecord};
-use crate::purchase::state::{Phase, Settled, State, holds_money};
+use crate::ledger::{HistoryQuery, Ledger, PurchaseRecord, Scope};
+use crate::purchase::state::{Phase, State};
 use crate::units::{Msat, Network, UnixSecs};
 
 /// One purchase. Amounts are integer millisatoshi.
@@ -37,11 +37,6 @@ impl Entry {
     pub(super) fn of(record: &PurchaseRecord) -> Result<Self> {
         let state = read(record)?;
         let settled = state.phase.settled();
-        let reserved = record
-            .reservation
-            .as_ref()
-            .filter(|reservation| holds_money(reservation.status))
-            .map_or(Msat::ZERO, |r| r.price.saturating_add(r.fee_cap));
         Ok(Self {
             purchase_id: record.id,
             created_at: record.created_at,
@@ -56,8 +51,8 @@ impl Entry {
             idempotency_key: record.idempotency_key.clone(),
             price_msat: record.reservation.as_ref().map(|r| r.price),
             fee_msat: settled.map_or(Msat::ZERO, |settled| settled.fee),
-            paid_msat: settled.map_or(Msat::ZERO, Settled::paid),
-            reserved_msat: reserved,
+            paid_msat: state.phase.paid(),
+            reserved_msat: record.reserved(),
             payment_hash: record.reservation.as_ref().map(|r| r.payment_hash),
             wallet: record.reservation.as_ref().map(|r| r.wallet.to_string()),
         })
@@ -76,6 +71,22 @@ pub(super) fn reason(phase: &Phase) -> Option<&str> {
         Phase::Failed { message, .. } => Some(message),
         _ => None,
     }
+}
+
+/// Which budget a look at the books is about: that of the chosen wallet or network, and without such a
+/// choice that of the latest purchase.
+pub(super) async fn scope(settings: &Settings, ledger: Option<&Ledger>) -> Result<Scope> {
+    let chosen = settings.wallet != WalletChoice::Unset || settings.network.is_some();
+    if let (false, Some(ledger)) = (chosen, ledger) {
+        let latest = HistoryQuery {
+            scope: None,
+            limit: 1,
+        };
+        if let Some(latest) = ledger.history(latest).await?.first() {
+            return Ok(latest.scope);
+        }
+    }
+    Ok(settings.scope())
 }
 
 /// The ledger, to be read only; `None` if nothing was ever bought from this home.

@@ -4,6 +4,7 @@ use crate::cli::customer::Resolution;
 use crate::cli::output::Output;
 use crate::cli::settings::{Settings, WalletChoice};
 use crate::cli::signals;
+use crate::cli::text::entry;
 use crate::cli::watch::{client_builder, open_looker, short};
 use crate::client::Recovered;
 use crate::error::{Code, Error, Result};
@@ -43,7 +44,7 @@ pub async fn run(
     };
     for one in &done {
         out.event("recovered", one);
-        out.line(&line(one));
+        out.line(&entry(&line(one)));
         if let Some(text) = &one.text {
             out.line(text);
         }

@@ -85,6 +85,12 @@ pub async fn run(settings: Settings, sale: SaleSettings, out: &Output) -> Result
         print(&event, out);
     }
     relays.close().await;
+    if shutdown.now.is_cancelled() && outcome.is_ok() {
+        return Err(Error::new(
+            Code::Interrupted,
+            "stopped at once; what is paid is finished after the next start",
+        ));
+    }
     outcome
 }
 

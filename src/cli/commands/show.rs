@@ -6,8 +6,8 @@ use super::history::when;
 use super::record::{Entry, open_books, read, reason};
 use crate::cli::output::Output;
 use crate::cli::settings::Settings;
+use crate::cli::text::entry as as_entry;
 use crate::error::{Code, Error, Result};
-use crate::ids::PurchaseId;
 use crate::ledger::LogLine;
 use crate::purchase::state::Phase;
 
@@ -26,12 +26,12 @@ struct Shown {
 ///
 /// # Errors
 /// If there is none with this id, or the ledger can't be read.
-pub async fn run(settings: Settings, purchase: PurchaseId, out: &Output) -> Result<()> {
+pub async fn run(settings: Settings, purchase: &str, out: &Output) -> Result<()> {
     let Some(ledger) = open_books(&settings).await? else {
         let message = format!("no purchase {purchase}: nothing was ever bought from this home");
         return Err(Error::new(Code::Usage, message));
     };
-    let record = ledger.purchase(purchase).await?;
+    let record = ledger.find(purchase).await?;
     let state = read(&record)?;
     let invoice = state.phase.quote().and_then(|quote| quote.invoice.clone());
     let shown = Shown {
@@ -47,7 +47,7 @@ pub async fn run(settings: Settings, purchase: PurchaseId, out: &Output) -> Resu
             Phase::Delivered { text, .. } => Some(text.clone()),
             _ => None,
         },
-        log: ledger.log(purchase).await?,
+        log: ledger.log(record.id).await?,
     };
     out.object(&shown);
     if !out.is_json() {
@@ -63,7 +63,7 @@ fn print(shown: &Shown, out: &Output) {
     out.line(&format!("state     {}", entry.state));
     out.line(&format!("provider  {}", entry.provider));
     if let Some(model) = &entry.model {
-        out.line(&format!("model     {model}"));
+        out.line(&as_entry(&format!("model     {model}")));
     }
     out.line(&format!("job       {}", entry.job_id));
     out.line(&format!("network   {}{play}", entry.network));
@@ -81,7 +81,7 @@ fn print(shown: &Shown, out: &Output) {
         out.line(&format!("preimage  {preimage}"));
     }
     if let Some(reason) = &shown.reason {
-        out.line(&format!("reason    {reason}"));
+        out.line(&as_entry(&format!("reason    {reason}")));
     }
     for line in &shown.log {
         let amount = line
@@ -93,7 +93,8 @@ fn print(shown: &Shown, out: &Output) {
             .as_ref()
             .map(|note| format!(" ({note})"))
             .unwrap_or_default();
-        out.line(&format!("{}  {}{amount}{note}", when(line.at), line.what));
+        let line = format!("{}  {}{amount}{note}", when(line.at), line.what);
+        out.line(&as_entry(&line));
     }
     if let Some(text) = &shown.text {
         out.line("");

@@ -17,8 +17,9 @@ const BATCH: usize = 128;
 /// Tells whoever asked how it went, once the commit has, with the commit's own failure if it had one.
 type Reply = Box<dyn FnOnce(Option<&str>) + Send>;
 
-/// A change, made inside the batch's transaction and a savepoint of its own.
-type Change = Box<dyn FnOnce(&Connection) -> Reply + Send>;
+/// A change, made inside the batch's transaction and a savepoint of its own; not made without a
+/// connection.
+type Change = Box<dyn FnOnce(Option<&Connection>) -> Reply + Send>;
 
 /// The way to the thread. The thread ends when the last of these is gone and the queue is empty.
 #[derive(Clone, Debug)]
@@ -45,11 +46,14 @@ impl Writer {
     {
         let (tell, told) = oneshot::channel();
         let change: Change = Box::new(move |db| {
-            let outcome = in_savepoint(db, change);
-            Box::new(move |commit_failed| {
-                let outcome = match commit_failed {
-                    Some(why) => Err(StoreError::Storage(why.to_owned())),
-                    None => outcome,
+            let outcome = db.map(|db| in_savepoint(db, change));
+            Box::new(move |failure| {
+                let outcome = match (failure, outcome) {
+                    (None, Some(outcome)) => outcome,
+                    (failure, _) => {
+                        let why = failure.unwrap_or("the change was not made");
+                        Err(StoreError::Storage(why.to_owned()))
+                    }
                 };
                 // Nobody left to tell: the change stands all the same.
                 let _ = tell.send(outcome);
@@ -69,24 +73,18 @@ fn serve(db: &Connection, mut changes: mpsc::Receiver<Change>) {
 }
 
 fn commit_all(db: &Connection, batch: &mut Vec<Change>) {
-    let begun = db.execute_batch("BEGIN IMMEDIATE");
-    // If the transaction could not begin, the changes run outside of one, fail or not by themselves, and
-    // are all reported as failed: so don't run them.
-    let mut replies = Vec::with_capacity(batch.len());
-    let mut failure = begun.err().map(|error| error.to_string());
-    if failure.is_some() {
-        // Dropping a change unanswered tells its caller that it was not made.
-        tracing::error!(why = ?failure, "the job store can't be written");
-        batch.clear();
-        return;
-    }
-    for change in batch.drain(..) {
-        replies.push(change(db));
-    }
-    if let Err(error) = db.execute_batch("COMMIT") {
-        tracing::error!(%error, "the job store can't be written");
-        failure = Some(error.to_string());
-        let _ = db.execute_batch("ROLLBACK");
+    let mut failure = None;
+    let mut run = |sql| {
+        if let Err(error) = db.execute_batch(sql) {
+            tracing::error!(%error, "the job store can't be written");
+            failure.get_or_insert(error.to_string());
+        }
+        failure.is_none()
+    };
+    let open = run("BEGIN IMMEDIATE").then_some(db);
+    let replies: Vec<Reply> = batch.drain(..).map(|change| change(open)).collect();
+    if open.is_some() && !run("COMMIT") {
+        run("ROLLBACK");
     }
     for reply in replies {
         reply(failure.as_deref());
@@ -123,6 +121,20 @@ mod tests {
             Ok(())
         };
         writer.write(change).await
+    }
+
+    #[tokio::test]
+    async fn a_store_that_cant_be_written_says_why() {
+        let writer = writer();
+        let broken = writer
+            .write(|db| Ok(db.execute_batch("ROLLBACK; PRAGMA query_only = ON")?))
+            .await;
+        assert!(broken.is_err());
+        let refused = insert(&writer, 1).await;
+        assert!(
+            matches!(&refused, Err(StoreError::Storage(why)) if why.contains("readonly")),
+            "{refused:?}"
+        );
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
 //! What time and the owner say, and how a purchase ends before anything was paid.
 
+use super::Now;
 use super::money::give_up_looking;
-use super::provider::undelivered_message;
+use super::provider::{no_whole_text, undelivered_message};
 use crate::error::Code;
 use crate::protocol::message::{AgentMessage, Cancel, PaymentSent};
 use crate::purchase::state::{Effect, Finish, Phase, State, Step};
@@ -19,7 +20,17 @@ pub(super) fn not_sent(state: &mut State, reason: &str) -> Step {
     }
 }
 
-pub(super) fn deadline(state: &mut State) -> Step {
+pub(super) fn deadline(state: &mut State, now: Now) -> Step {
+    let awaits = matches!(
+        state.phase,
+        Phase::Awaiting { .. } | Phase::Undelivered { .. }
+    );
+    let stream = &state.stream;
+    let has_all = stream.is_numbered() && stream.is_complete() && !stream.text().is_empty();
+    if awaits && has_all {
+        // All of it is here. Only a whole text that says it again is not, and may never come.
+        return no_whole_text(state, now);
+    }
     match &state.phase {
         Phase::Requested | Phase::Quoted(_) => before_payment(
             state,

@@ -213,6 +213,9 @@ fn answered(state: &mut State, answer: Answer, now: Now) -> Step {
             state.answer.get_or_insert(answer);
             Step::unsaved()
         }
+        // That there is no result is known. A failure that is read once more must not hide the result
+        // that came after it: relays tell what they have stored in no order to rely on.
+        (Phase::Undelivered { .. }, answer) if !answer.is_result() => Step::ignored(),
         (
             Phase::Awaiting { quote, settled } | Phase::Undelivered { quote, settled, .. },
             answer,

@@ -499,6 +499,45 @@ fn a_complete_stream_without_a_whole_text_is_a_result() {
 }
 
 #[test]
+fn a_complete_numbered_stream_is_a_result_when_time_is_up_also_late() {
+    for late in [false, true] {
+        let mut s = paying();
+        step(&mut s, paid(), now());
+        if late {
+            step(&mut s, Happening::Deadline, now());
+            assert_eq!(s.phase.status(), Status::Undelivered);
+        }
+        let last = piece(&s, Some(0), "Paris", true);
+        step(&mut s, last, now());
+        let ended = step(&mut s, Happening::Deadline, now());
+        assert_eq!(finish(&ended), Some(&Finish::Delivered));
+    }
+    // One of no text, or whose order nobody vouches for, is not.
+    for (seq, text) in [(Some(0), ""), (None, "Paris")] {
+        let mut s = paying();
+        step(&mut s, paid(), now());
+        let last = piece(&s, seq, text, true);
+        step(&mut s, last, now());
+        for _ in 0..2 {
+            let ended = step(&mut s, Happening::Deadline, now());
+            assert_eq!(failed_with(&ended), Some(Code::Undelivered));
+        }
+    }
+}
+
+#[test]
+fn an_old_failure_that_is_read_again_does_not_hide_a_late_result() {
+    let mut s = paying();
+    step(&mut s, paid(), now());
+    let failed = result(&s, "");
+    step(&mut s, failed.clone(), now());
+    assert_eq!(s.phase.status(), Status::Undelivered);
+    assert!(step(&mut s, failed, now()).effects.is_empty());
+    let late = result(&s, "Paris");
+    assert_eq!(finish(&step(&mut s, late, now())), Some(&Finish::Delivered));
+}
+
+#[test]
 fn time_and_the_owner_end_each_phase_as_the_money_allows() {
     let mut requested = state(PayBy::Invoice(wallet()));
     let mut in_flight = paying();

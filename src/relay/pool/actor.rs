@@ -186,12 +186,18 @@ impl Actor {
         }
     }
 
-    fn may_close(&mut self) -> bool {
+    /// Whether nothing is left to do, or there is no more time for it.
+    fn may_close(&self) -> bool {
         let Some(until) = self.closing else {
             return false;
         };
-        let awaited = self.postings.values().any(|pending| pending.sent);
-        let done = !awaited && self.link.up().is_none_or(|socket| socket.is_idle());
+        let done = match &self.link {
+            Link::Up(socket) => {
+                socket.is_idle() && self.postings.values().all(|pending| !pending.sent)
+            }
+            Link::Connecting(_) => self.postings.is_empty() || self.unreachable.is_some(),
+            Link::Waiting(_) => true,
+        };
         done || Instant::now() >= until
     }
 

@@ -177,6 +177,11 @@ impl Ask {
         self.round.as_ref().map(|round| round.serial)
     }
 
+    /// Whether the end of this round is still to come.
+    pub(super) fn awaits(&self, side: Option<u64>) -> bool {
+        self.round.as_ref().is_some_and(|round| round.side == side)
+    }
+
     /// How far back to ask a relay that had the request and lost it.
     fn overlapped(&self) -> Timestamp {
         Timestamp::from_secs(self.live_until.as_secs().saturating_sub(OVERLAP_SECS))
@@ -291,10 +296,9 @@ impl Ask {
     /// What tells the relay that all this is over.
     pub(super) fn endings(&self, ids: &Ids) -> impl Iterator<Item = String> {
         let number = self.feed.number;
-        let main = self.live.then(|| ids.main(number));
         let side = self.round.as_ref().and_then(|round| round.side);
         let side = side.map(|side| ids.side(number, side));
-        main.into_iter().chain(side).map(ending)
+        std::iter::once(ids.main(number)).chain(side).map(ending)
     }
 }
 

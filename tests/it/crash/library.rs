@@ -83,7 +83,7 @@ async fn until_paying(purchase: &mut Purchase) {
 }
 
 async fn usage(client: &ComputeClient) -> BudgetReport {
-    client.budget(None).await.unwrap()
+    client.budget().await.unwrap()
 }
 
 /// Recovers in this process until nothing is set aside.

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use agent_compute::protocol::listing::{self, ListingContent};
 use agent_compute::protocol::message::AgentMessage;
 use agent_compute::protocol::offer::{self, NotAnOffer};
-use agent_compute::protocol::{Feature, Offer, OfferSource, Price, channel};
+use agent_compute::protocol::{Feature, Offer, OfferSource, Price, channel, codec};
 use agent_compute::units::{Msat, Network, UnixSecs};
-use nostr::{Event, EventBuilder, EventId, Keys, Kind, Tag};
+use nostr::{Event, EventBuilder, EventId, JsonUtil, Keys, Kind, Tag};
 
 use super::{CHANNEL, DIRECT, FOREIGN, events, said, signed};
 
@@ -185,26 +185,51 @@ fn a_withdrawn_listing_is_gone() {
     let last_words = [EventId::from_byte_array([7; 32])];
     let now = UnixSecs::new(1_795_210_000);
     let withdrawal = listing::withdraw(keys.public_key(), &last_words, now.minus(60), now);
-    let [(emptied, emptied_at), (deletion, deleted_at)] = withdrawal;
-    let emptied = signed(emptied, emptied_at.get());
-    assert_eq!(offer::from_listing(&emptied), Err(NotAnOffer::Withdrawn));
-    assert_eq!(emptied.tags.identifier(), Some("agent-compute"));
-    assert_eq!((emptied_at, deleted_at), (now, now.minus(1)));
+    let times: Vec<UnixSecs> = withdrawal.iter().map(|(_, at)| *at).collect();
+    assert_eq!(times, [now, now.minus(1), now]);
+    let events: Vec<Event> = withdrawal
+        .into_iter()
+        .map(|(event, at)| signed(event, at.get()))
+        .collect();
 
-    // Within the second of the listing, the empty one comes after it all the same.
-    let [(_, emptied_at), (_, deleted_at)] = listing::withdraw(keys.public_key(), &[], now, now);
-    assert_eq!((emptied_at, deleted_at), (now.plus(1), now));
-
-    let deletion = signed(deletion, 1);
+    assert_eq!(offer::from_listing(&events[0]), Err(NotAnOffer::Withdrawn));
+    assert_eq!(events[0].tags.identifier(), Some("agent-compute"));
     let address = format!("31990:{}:agent-compute", keys.public_key().to_hex());
-    let expected = [
-        vec!["a".to_owned(), address],
-        vec!["k".to_owned(), "31990".to_owned()],
-        vec!["e".to_owned(), "07".repeat(32)],
-        vec!["k".to_owned(), "42".to_owned()],
-    ];
-    assert_eq!(deletion.kind, Kind::EventDeletion);
-    assert_eq!(tags(&deletion), expected);
+    let pair = |name: &str, value: &str| vec![name.to_owned(), value.to_owned()];
+    assert_eq!(tags(&events[1]), [pair("a", &address), pair("k", "31990")]);
+    let announced = "07".repeat(32);
+    assert_eq!(tags(&events[2]), [pair("e", &announced), pair("k", "42")]);
+    let deletions = events[1..].iter();
+    assert!(
+        deletions
+            .map(|event| event.kind)
+            .all(|kind| kind == Kind::EventDeletion)
+    );
+}
+
+#[test]
+fn a_withdrawal_within_the_second_of_the_listing_comes_after_it() {
+    let (key, now) = (Keys::generate().public_key(), UnixSecs::new(1_795_210_000));
+    let withdrawal = listing::withdraw(key, &[], now, now);
+    let times: Vec<UnixSecs> = withdrawal.iter().map(|(_, at)| *at).collect();
+    assert_eq!(times, [now.plus(1), now]);
+}
+
+#[test]
+fn a_provider_of_any_size_writes_what_can_be_sent_and_reads_back_the_same() {
+    let large = ListingContent {
+        name: "é".repeat(10_000),
+        about: "é".repeat(100_000),
+        models: (0..5_000).map(|n| format!("{n:0>100}")).collect(),
+        ..content()
+    };
+    let event = signed(listing::listing(&large), 1);
+    assert!(event.as_json().len() < 64 * 1024);
+    let read = offer::from_listing(&event).unwrap();
+    let said = listing::announcement(&large, event.pubkey, "");
+    assert!(codec::encode(&AgentMessage::ServiceAnnouncement(said.clone())).is_ok());
+    assert_eq!((read.models.len(), read.name.len()), (81, 256));
+    assert_eq!(read.models, said.models);
 }
 
 /// A listing with these tags and this content.

@@ -122,6 +122,7 @@ async fn garbage_is_passed_over() {
         let id_like = SubscriptionId::new(format!("{id}-99999999999999999999"));
         say.extend([
             Say::eose(&id_like),
+            Say::eose(&SubscriptionId::new(format!("{id}-5"))),
             Say::closed(&SubscriptionId::new(format!("{id}-5")), ""),
             Say::Binary(vec![0xff; 100]),
             Say::text(&RelayMessage::notice("\u{1b}[31mred\u{1b}[0m".repeat(100))),

@@ -143,7 +143,6 @@ async fn closing_waits_for_the_slower_relays() {
     let fast = embedded().await;
     let slow = ScriptedRelay::start(polite).await;
     let session = session(&[fast.url(), slow.url()]);
-    connected(&session, 2).await;
     let event = message(&Keys::generate(), "last words");
     session.publish(&event, SOON).await.unwrap();
     session.close().await;

@@ -1,5 +1,7 @@
 //! More events than anyone takes at once.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 
 async fn publish_all(relay: &EmbeddedRelay, events: &[Event]) {
@@ -43,4 +45,39 @@ async fn a_subscriber_that_looks_away_gets_everything_in_the_end() {
         assert!(got.insert(event(&mut slow).await.id), "each comes once");
     }
     assert!(events.iter().all(|event| got.contains(&event.id)));
+}
+
+#[tokio::test]
+async fn a_page_that_a_relay_could_not_give_at_once_is_asked_for_again() {
+    let keys = Keys::generate();
+    let newer: Vec<Event> = (0..100)
+        .map(|i| old_message(&keys, &i.to_string(), i))
+        .collect();
+    let oldest = old_message(&keys, "oldest", 1000);
+    let (first_page, last_page) = (newer.clone(), oldest.clone());
+    let failed = AtomicBool::new(false);
+    let relay = ScriptedRelay::start(move |heard| match heard {
+        ClientMessage::Req {
+            subscription_id: id,
+            filters,
+        } => {
+            let mut say = Vec::new();
+            if filters[0].until.is_none() {
+                say.extend(first_page.iter().map(|event| Say::event(id, event)));
+            } else if !failed.swap(true, Ordering::SeqCst) {
+                return vec![Say::closed(id, "error: try again")];
+            } else {
+                say.push(Say::event(id, &last_page));
+            }
+            say.push(Say::eose(id));
+            say
+        }
+        _ => vec![],
+    })
+    .await;
+    let session = session(&[relay.url()]);
+    let mut subscription = session.subscribe(by(&keys), SOON).await.unwrap();
+    for expected in newer.iter().chain([&oldest]) {
+        assert_eq!(&event(&mut subscription).await, expected);
+    }
 }

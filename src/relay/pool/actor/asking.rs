@@ -165,13 +165,16 @@ impl Actor {
         let Some((number, side)) = self.shared.ids.parse(id) else {
             return;
         };
-        if let (Some(side), Some(socket)) = (side, self.link.up()) {
+        let Some(ask) = self.asks.get_mut(&number) else {
+            return;
+        };
+        // What ends nothing is not answered, or a relay could make us fill its queue.
+        let ends = ask.awaits(side);
+        let next = ask.round_ended(side, &self.shared.ids);
+        if let (true, Some(side), Some(socket)) = (ends, side, self.link.up()) {
             let _ = socket.write(ending(self.shared.ids.side(number, side)));
         }
-        if let Some(ask) = self.asks.get_mut(&number) {
-            let next = ask.round_ended(side, &self.shared.ids);
-            self.follow(number, next);
-        }
+        self.follow(number, next);
     }
 
     pub(super) fn closed(&mut self, id: &SubscriptionId, message: &str) {
@@ -182,8 +185,12 @@ impl Actor {
         let Some(ask) = self.asks.get_mut(&number) else {
             return;
         };
-        if side.is_some() {
-            // A page that the relay would not give. What it had is all there is to be had from it.
+        if !ask.live || (side.is_some() && !ask.awaits(side)) {
+            return;
+        }
+        let pause = pause_before_reopening(message);
+        if side.is_some() && pause.is_none() {
+            // A page that this relay does not give: what came is all there is to be had from it.
             let next = ask.round_ended(side, &self.shared.ids);
             return self.follow(number, next);
         }
@@ -202,23 +209,27 @@ impl Actor {
             reason: presentable(message),
         };
         ask.feed.stored(self.index, Err(refusal));
-        let first = match Prefix::parse(message) {
-            // Asking again would only be refused again; a new connection may be another matter.
-            Some(
-                Prefix::AuthRequired
-                | Prefix::Restricted
-                | Prefix::Blocked
-                | Prefix::Unsupported
-                | Prefix::Invalid
-                | Prefix::Pow,
-            ) => None,
-            Some(Prefix::RateLimited) => Some(RATE_LIMIT_FIRST),
-            Some(Prefix::Error | Prefix::Duplicate) | None => Some(REOPEN_FIRST),
-        };
         self.trouble(&format!("closed a subscription: {message}"));
-        if let Some(first) = first {
+        if let Some(first) = pause {
             let at = Instant::now() + backoff(first, REOPEN_MOST, tries);
             self.agenda.add(at, Due::Reopen(number, self.connection));
         }
+    }
+}
+
+/// How long to wait at first before a subscription is made again that was closed with these words.
+/// `None` if asking again would only be refused again; a new connection may be another matter.
+fn pause_before_reopening(words: &str) -> Option<Duration> {
+    match Prefix::parse(words) {
+        Some(
+            Prefix::AuthRequired
+            | Prefix::Restricted
+            | Prefix::Blocked
+            | Prefix::Unsupported
+            | Prefix::Invalid
+            | Prefix::Pow,
+        ) => None,
+        Some(Prefix::RateLimited) => Some(RATE_LIMIT_FIRST),
+        Some(Prefix::Error | Prefix::Duplicate) | None => Some(REOPEN_FIRST),
     }
 }

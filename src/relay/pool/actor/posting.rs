@@ -73,6 +73,7 @@ impl Actor {
         // The same event, published again: one answer will do for both.
         pending.posting = posting;
         pending.until = pending.until.max(until);
+        pending.answers.retain(|answer| !answer.is_closed());
         pending.answers.push(answer);
         pending.sent = false;
         self.agenda.add(until, Due::PostingExpires(id));
@@ -125,6 +126,9 @@ impl Actor {
             return self.decide(id, &Ok(()));
         }
         if prefix == Some(Prefix::RateLimited) {
+            if pending.resting {
+                return;
+            }
             let again = backoff(RATE_LIMIT_FIRST, RATE_LIMIT_MOST, pending.tries);
             let at = Instant::now() + again;
             if at < pending.until {

@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use nostr::{Event, PublicKey};
 
-use super::engine::{Engine, Live, Phase};
-use super::event::ProviderEvent;
-use super::job::Address;
-use super::pricing::{self, Refusal};
+use super::{Engine, Live, Phase};
 use crate::ids::JobId;
 use crate::protocol::message::{AgentMessage, JobRequest};
 use crate::protocol::{KIND_TEXT_GENERATION, channel, codec};
+use crate::provider::event::ProviderEvent;
+use crate::provider::job::Address;
+use crate::provider::pricing::{self, Refusal};
 use crate::units::UnixSecs;
 
 /// Requests older than this are not served: nobody waits for them any more.
@@ -74,9 +74,9 @@ impl Engine {
             tracing::warn!(job_id = %address.job_id(), "two requests with one job id");
             return;
         }
-        let quote = match self
-            .admit(address)
-            .and_then(|()| pricing::quote(&request, &self.terms))
+        // Priced first: what we would not take anyway takes nobody's place.
+        let quote = match pricing::quote(&request, &self.terms)
+            .and_then(|quote| self.admit(address, now).map(|()| quote))
         {
             Ok(quote) => quote,
             Err(refusal) => return self.refuse(address, refusal, now),
@@ -104,36 +104,60 @@ impl Engine {
         at >= now.minus(STALE_SECS) && at <= now.plus(FUTURE_SECS) && !stored_before_us
     }
 
-    /// Whether there is room for one more quote.
-    fn admit(&self, address: Address) -> Result<(), Refusal> {
+    /// Finds a place for one more quote.
+    fn admit(&mut self, address: Address, now: Instant) -> Result<(), Refusal> {
         let busy = |why: &str| Err(Refusal::new("busy", why));
         if self.leaving {
             return busy("this provider is about to stop");
-        }
-        if self.live.len() >= self.max_live {
-            return busy("the queue is full");
         }
         let unpaid_of_this_customer = self.live.values().filter(|live| {
             live.address.customer == address.customer
                 && matches!(live.phase, Phase::Quoting | Phase::Quoted { .. })
         });
-        if unpaid_of_this_customer.count() >= self.max_quotes_per_customer {
+        let unpaid = unpaid_of_this_customer.count();
+        if unpaid >= self.max_quotes_per_customer {
             return busy("too many of your quotes are unpaid");
+        }
+        let is_full = self.live.len() >= self.max_live;
+        if is_full && (unpaid > 0 || !self.make_room(now)) {
+            return busy("the queue is full");
         }
         Ok(())
     }
 
+    /// Takes its place from the oldest unpaid quote, for a customer who has none: keys cost nothing, and
+    /// a queue full of quotes that nobody means to pay must not close the shop until they expire. Who
+    /// pays a quote that has lost its place is served all the same, as after its expiry.
+    fn make_room(&mut self, now: Instant) -> bool {
+        let unpaid = self.live.values().filter_map(|live| match &live.phase {
+            Phase::Quoted {
+                job,
+                cancelling: false,
+            } => Some((job.expires_at, live.address.request)),
+            _ => None,
+        });
+        let Some((_, oldest)) = unpaid.min() else {
+            return false;
+        };
+        let may = self.credit.take_place(now);
+        if may {
+            self.end_quote(oldest, now.into());
+        }
+        may
+    }
+
     /// Says no, unless this peer was told so too often.
     pub(super) fn refuse(&mut self, address: Address, refusal: Refusal, now: Instant) {
-        self.shop.workshop.reporter.say(ProviderEvent::Refused {
+        if !self.credit.take(address.customer, now) {
+            return;
+        }
+        self.report(ProviderEvent::Refused {
             job_id: address.job_id(),
             customer: address.customer,
             code: refusal.code,
         });
-        if self.credit.take(address.customer, now) {
-            let task = Arc::clone(&self.shop).refuse(address, refusal);
-            self.spawn(None, task);
-        }
+        let task = Arc::clone(&self.shop).refuse(address, refusal);
+        self.spawn(None, task);
     }
 
     /// A customer says that it paid: a reason to look, and where there is no wallet, the payment itself.

@@ -1,0 +1,252 @@
+//! Rows to types and back, and what is read and stepped with them.
+
+use nostr::{Event, EventId, JsonUtil, PublicKey};
+use rusqlite::{Connection, Row, params};
+
+use super::{JobSummary, LateQuote, Seller, StoreError, Unfinished, Unsent};
+use crate::ids::JobId;
+use crate::provider::job::{Address, Job, JobState, JobStep};
+use crate::units::{Msat, UnixSecs};
+
+/// The most jobs that a start takes up again; the rest waits for the next one.
+const MOST_RESUMED: usize = 10_000;
+
+pub(super) const SELECT_JOB: &str = "SELECT request_id, customer, channel, prompt, model, max_tokens, stream, \
+    deployed, price_msat, bolt11, payment_hash, requested_at, expires_at, attempts FROM jobs";
+
+pub(super) fn read_unfinished(
+    db: &Connection,
+    seller: &Seller,
+    now: UnixSecs,
+    recent_since: UnixSecs,
+) -> Result<Unfinished, StoreError> {
+    let key = seller.key.to_hex();
+    let most = i64::try_from(MOST_RESUMED).unwrap_or(i64::MAX);
+    let ours = "provider = ?1 AND wallet IS ?2 AND network = ?3 AND published_at IS NULL";
+    let (wallet, network) = (&seller.wallet, seller.network.as_str());
+    let whose = params![key, wallet, network, most, to_sql(now.get())];
+
+    let sql = format!(
+        "{SELECT_JOB} WHERE {ours} AND state = 'quoted' AND expires_at > ?5 ORDER BY quoted_at LIMIT ?4"
+    );
+    // Without a wallet nothing can have paid them meanwhile.
+    db.execute(
+        "UPDATE jobs SET state = 'expired', changed_at = ?1
+         WHERE state = 'quoted' AND payment_hash IS NULL AND expires_at <= ?1",
+        [to_sql(now.get())],
+    )?;
+    let quoted = all(&mut db.prepare(&sql)?, whose, job_from)?;
+    let sql = format!(
+        "SELECT request_id, customer, payment_hash, expires_at FROM jobs WHERE {ours}
+         AND state = 'quoted' AND expires_at <= ?5 AND payment_hash IS NOT NULL
+         ORDER BY expires_at DESC LIMIT ?4"
+    );
+    let late = all(&mut db.prepare(&sql)?, whose, late_from)?;
+    // What is paid is owed, and what was signed can be sent, whatever wallet is in use now.
+    let sql = format!(
+        "{SELECT_JOB} WHERE provider = ?1 AND state IN ('paid', 'running')
+         ORDER BY settled_at, rowid LIMIT ?2"
+    );
+    let paid = all(&mut db.prepare(&sql)?, params![key, most], job_from)?;
+    let sql = "SELECT request_id, customer, channel, messages, price_msat, state FROM jobs WHERE provider = ?1
+         AND published_at IS NULL AND state IN ('done', 'failed') AND messages IS NOT NULL LIMIT ?2";
+    let unsent = all(&mut db.prepare(sql)?, params![key, most], unsent_from)?;
+    let sql =
+        "SELECT request_id FROM jobs WHERE requested_at >= ?1 ORDER BY requested_at DESC LIMIT ?2";
+    let recent = params![to_sql(recent_since.get()), most];
+    let recent = all(&mut db.prepare(sql)?, recent, |row| event_id(row, 0))?;
+    let last: Option<i64> = db.query_row(
+        "SELECT max(requested_at) FROM jobs WHERE provider = ?1",
+        [key],
+        |row| row.get(0),
+    )?;
+    Ok(Unfinished {
+        quoted,
+        late,
+        paid,
+        unsent,
+        recent,
+        last_request: last.map(from_sql).map(UnixSecs::new),
+    })
+}
+
+pub(super) fn state_of(db: &Connection, request: EventId) -> Result<JobState, StoreError> {
+    let row = db.prepare_cached("SELECT state FROM jobs WHERE request_id = ?1")?;
+    one(row, [request.to_hex()], |row| state(row, 0))
+}
+
+/// Takes the step to *paid* if it is still to be taken.
+pub(super) fn settle(
+    db: &Connection,
+    request: EventId,
+    state: JobState,
+    at: UnixSecs,
+) -> Result<JobState, StoreError> {
+    match state.after(JobStep::Settled) {
+        Some(_) => take_step(db, request, state, JobStep::Settled, at),
+        None => Ok(state),
+    }
+}
+
+pub(super) fn take_step(
+    db: &Connection,
+    request: EventId,
+    from: JobState,
+    step: JobStep,
+    at: UnixSecs,
+) -> Result<JobState, StoreError> {
+    let to = from.after(step).ok_or(StoreError::Illegal(from))?;
+    let also = match step {
+        JobStep::Settled => ", settled_at = ?3",
+        JobStep::Started => ", attempts = attempts + 1",
+        // Once delivered the prompt has done its work; of a failed job it is what is owed.
+        JobStep::Published if matches!(to, JobState::Delivered) => {
+            ", published_at = ?3, prompt = NULL"
+        }
+        JobStep::Published => ", published_at = ?3",
+        JobStep::Finished | JobStep::Broken | JobStep::Lapsed | JobStep::Withdrawn => "",
+    };
+    db.prepare_cached(&format!(
+        "UPDATE jobs SET state = ?2, changed_at = ?3{also} WHERE request_id = ?1"
+    ))?
+    .execute(params![request.to_hex(), to.as_str(), to_sql(at.get())])?;
+    Ok(to)
+}
+
+/// Amounts and times are far below what SQLite's integers hold; what is not stops at their top.
+pub(super) fn to_sql(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+pub(super) fn from_sql(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+pub(super) fn nonsense(why: impl std::fmt::Display) -> StoreError {
+    StoreError::Storage(format!("it holds what makes no sense: {why}"))
+}
+
+pub(super) fn one<T>(
+    mut statement: rusqlite::CachedStatement<'_>,
+    params: impl rusqlite::Params,
+    read: impl Fn(&Row<'_>) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let mut rows = statement.query(params)?;
+    read(rows.next()?.ok_or(StoreError::NotFound)?)
+}
+
+pub(super) fn all<T>(
+    statement: &mut rusqlite::Statement<'_>,
+    params: impl rusqlite::Params,
+    read: impl Fn(&Row<'_>) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    let mut rows = statement.query(params)?;
+    let mut out = Vec::new();
+    while let Some(row) = rows.next()? {
+        out.push(read(row)?);
+    }
+    Ok(out)
+}
+
+pub(super) fn parsed<T, E: std::fmt::Display>(
+    row: &Row<'_>,
+    column: usize,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Result<T, StoreError> {
+    let text: String = row.get(column)?;
+    parse(&text).map_err(nonsense)
+}
+
+pub(super) fn event_id(row: &Row<'_>, column: usize) -> Result<EventId, StoreError> {
+    parsed(row, column, EventId::from_hex)
+}
+
+pub(super) fn public_key(row: &Row<'_>, column: usize) -> Result<PublicKey, StoreError> {
+    parsed(row, column, PublicKey::from_hex)
+}
+
+pub(super) fn state(row: &Row<'_>, column: usize) -> Result<JobState, StoreError> {
+    parsed(row, column, |word| {
+        JobState::from_word(word).ok_or_else(|| format!("a job that is {word}"))
+    })
+}
+
+pub(super) fn at(row: &Row<'_>, column: usize) -> Result<UnixSecs, StoreError> {
+    Ok(UnixSecs::new(from_sql(row.get(column)?)))
+}
+
+pub(super) fn maybe_at(row: &Row<'_>, column: usize) -> Result<Option<UnixSecs>, StoreError> {
+    let secs: Option<i64> = row.get(column)?;
+    Ok(secs.map(from_sql).map(UnixSecs::new))
+}
+
+pub(super) fn job_from(row: &Row<'_>) -> Result<Job, StoreError> {
+    let prompt: Option<String> = row.get(3)?;
+    let hash: Option<String> = row.get(10)?;
+    Ok(Job {
+        address: Address {
+            request: event_id(row, 0)?,
+            customer: public_key(row, 1)?,
+            channel: event_id(row, 2)?,
+        },
+        prompt: prompt.ok_or(StoreError::NotFound)?,
+        model: row.get(4)?,
+        max_tokens: row.get(5)?,
+        stream: row.get(6)?,
+        deployed: row.get(7)?,
+        price: Msat::new(from_sql(row.get(8)?)),
+        bolt11: row.get(9)?,
+        payment_hash: hash
+            .map(|hash| hash.parse())
+            .transpose()
+            .map_err(nonsense)?,
+        requested_at: at(row, 11)?,
+        expires_at: at(row, 12)?,
+        attempts: row.get(13)?,
+        resumed: true,
+    })
+}
+
+pub(super) fn late_from(row: &Row<'_>) -> Result<LateQuote, StoreError> {
+    Ok(LateQuote {
+        request: event_id(row, 0)?,
+        customer: public_key(row, 1)?,
+        payment_hash: parsed(row, 2, str::parse)?,
+        expires_at: at(row, 3)?,
+    })
+}
+
+pub(super) fn unsent_from(row: &Row<'_>) -> Result<Unsent, StoreError> {
+    let address = Address {
+        request: event_id(row, 0)?,
+        customer: public_key(row, 1)?,
+        channel: event_id(row, 2)?,
+    };
+    let messages: String = row.get(3)?;
+    let messages = messages.lines().map(Event::from_json);
+    Ok(Unsent {
+        address,
+        price: Msat::new(from_sql(row.get(4)?)),
+        is_result: state(row, 5)? == JobState::Done,
+        messages: messages.collect::<Result<_, _>>().map_err(nonsense)?,
+    })
+}
+
+pub(super) fn summary_from(row: &Row<'_>) -> Result<JobSummary, StoreError> {
+    let job_id: String = row.get(0)?;
+    Ok(JobSummary {
+        job_id: JobId::from_wire(job_id),
+        request_id: event_id(row, 1)?,
+        customer: public_key(row, 2)?,
+        state: state(row, 3)?,
+        model: row.get(4)?,
+        price_msat: Msat::new(from_sql(row.get(5)?)),
+        network: parsed(row, 6, str::parse)?,
+        wallet: row.get(7)?,
+        quoted_at: at(row, 8)?,
+        settled_at: maybe_at(row, 9)?,
+        published_at: maybe_at(row, 10)?,
+        tokens: row.get(11)?,
+        error: row.get(12)?,
+    })
+}
