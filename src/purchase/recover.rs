@@ -161,9 +161,9 @@ async fn settle_and_fetch(
     let mut version = record.version;
     match &state.phase {
         Phase::Requested | Phase::Quoted(_) => {
-            let (tell, _) = mpsc::channel(1);
+            let nobody = Watcher::new(mpsc::channel(1).0);
             let (driving, now) = (Arc::clone(driving), Instant::now());
-            let run = Run::new(engine, driving, state, version, &tell, now, now);
+            let run = Run::new(engine, driving, state, version, &nobody, now, now);
             return Ok(run.give_up().await?);
         }
         Phase::Paying(_) | Phase::Unknown { .. } => {
