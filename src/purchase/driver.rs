@@ -133,6 +133,17 @@ impl<'a> Run<'a> {
         self.outcome().await
     }
 
+    /// Ends a purchase that an earlier run left before any payment, and tells the provider, for whom it
+    /// holds a place in the queue.
+    ///
+    /// # Errors
+    /// If the ledger can't be written.
+    pub async fn give_up(mut self) -> Result<()> {
+        self.take(Happening::Interrupted).await?;
+        self.last_words().await;
+        Ok(())
+    }
+
     /// Sees a purchase through that an earlier run left: what that one may not have said is said again.
     ///
     /// # Errors

@@ -19,7 +19,7 @@
 //!
 //! | on record | what is certain | recovery |
 //! |---|---|---|
-//! | requested | nothing was set aside or paid | failed |
+//! | requested | nothing was set aside or paid | failed; the provider is told, if a relay is there |
 //! | quoted | never on record | |
 //! | paying | the money is set aside; the wallet may or may not have been told | look up by payment hash |
 //! | payment_unknown | the same, and the wallet could not say | look up by payment hash |

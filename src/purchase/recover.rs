@@ -170,7 +170,10 @@ async fn settle_and_fetch(
     let mut version = record.version;
     match &state.phase {
         Phase::Requested | Phase::Quoted(_) => {
-            apply(engine, &mut state, version, Happening::Interrupted).await?;
+            let nobody = Watcher::new(mpsc::channel(1).0);
+            let (driving, now) = (Arc::clone(driving), Instant::now());
+            let run = Run::new(engine, driving, state, version, &nobody, now, now);
+            return Ok(run.give_up().await?);
         }
         Phase::Paying(_) | Phase::Unknown { .. } => {
             version = decide_payment(engine, &mut state, version, patience).await?;

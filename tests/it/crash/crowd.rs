@@ -81,10 +81,12 @@ fn the_holder_of_a_key_may_die_and_the_others_still_get_one_result() {
     let mut moments = Moments::of("holder of a key killed");
     let usual = usual_time(&world, "warm");
     for round in 0..rounds(4) {
+        // A new home now and then: who dies with a quote in hand has so many places in a queue.
+        let home = format!("buyer-{}", round / 4);
         let key = format!("key-{round}");
         let args = ["--json", "--idempotency-key", &key, "--prompt", "x"];
         let mut crowd: Vec<Running> = (0..4)
-            .map(|_| Running::start(&mut world.customer("buyer", &args)))
+            .map(|_| Running::start(&mut world.customer(&home, &args)))
             .collect();
         moments.pass(usual * 2);
         crowd[0].kill();
@@ -93,7 +95,7 @@ fn the_holder_of_a_key_may_die_and_the_others_still_get_one_result() {
         for survivor in &mut crowd[2..] {
             assert_eq!(survivor.exit_code(), Some(0));
         }
-        assert_eq!(assert_one_story(&world, "buyer"), (round + 1) * PRICE);
+        assert_eq!(assert_one_story(&world, &home), (round % 4 + 1) * PRICE);
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::*;
-use crate::harness::Running;
+use crate::harness::{Provider, Running};
 
 /// A purchase is refused with exit 13, and no money moves.
 fn refused(world: &World, home: &str, why: &str) {
@@ -137,21 +137,26 @@ fn a_ledger_that_is_locked_while_the_wallet_pays_leaves_a_payment_for_recover() 
     assert_eq!(assert_one_story(&world, "buyer"), PRICE);
 }
 
-/// A purchase by a process that may not make any file larger than `kib`.
-fn buy_with_file_limit(world: &World, home: &str, kib: u64) -> Ran {
-    let buy = world.customer(home, &["--json", "--prompt", "x"]);
+/// The same program, not allowed to make any file larger than `kib`.
+fn with_file_limit(command: &Command, kib: u64) -> Command {
     let mut shell = Command::new("bash");
     // Ignored, the signal becomes an error of write(2), as of a full disk.
     let script = format!("trap '' XFSZ; ulimit -f {kib}; exec \"$@\"");
     shell
         .args(["-c", &script, "bash"])
-        .arg(buy.get_program())
-        .args(buy.get_args())
+        .arg(command.get_program())
+        .args(command.get_args())
         .env_clear();
-    for (name, value) in buy.get_envs() {
+    for (name, value) in command.get_envs() {
         shell.env(name, value.unwrap());
     }
-    run(&mut shell)
+    shell
+}
+
+/// So that the bank's log does not grow out of the limit by itself.
+fn shorten_log_of_bank(world: &World) {
+    let bank = Connection::open(world.bank()).unwrap();
+    let _ = bank.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
 }
 
 #[test]
@@ -159,18 +164,18 @@ fn a_disk_that_is_full_at_any_moment_loses_no_money() {
     let world = World::new();
     let _seller = world.provider("seller", &[]);
     let mut codes = BTreeMap::new();
-    for kib in (0..200).step_by(8) {
-        let home = format!("buyer-{kib}");
+    let steps = rounds(25);
+    for step in 0..steps {
+        let kib = step * 200 / steps;
+        let home = format!("buyer-{step}");
         // One home is new, of the other the files are there.
-        if kib % 16 == 0 {
+        if step % 2 == 0 {
             world.buy(&home, &["--prompt", "before"]).expect(0);
         }
-        // So that the bank's log does not grow out of the limit by itself.
-        let bank = Connection::open(world.bank()).unwrap();
-        let _ = bank.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-        drop(bank);
+        shorten_log_of_bank(&world);
         let seller_before = world.provider_balance("seller");
-        let ran = buy_with_file_limit(&world, &home, kib);
+        let buy = world.customer(&home, &["--json", "--prompt", "x"]);
+        let ran = run(&mut with_file_limit(&buy, kib));
         *codes.entry(ran.code).or_insert(0) += 1;
         let last = ran.last();
         assert!(
@@ -189,6 +194,45 @@ fn a_disk_that_is_full_at_any_moment_loses_no_money() {
         }
         settle(&world, &home);
         assert_one_story(&world, &home);
+    }
+    println!("exit codes and how often: {codes:?}");
+}
+
+#[test]
+fn a_seller_whose_disk_is_full_delivers_what_is_paid_and_sells_on_when_there_is_room() {
+    let world = World::new();
+    let flags = [
+        "--relay",
+        &world.relay,
+        "--wallet",
+        "sim",
+        "--backend",
+        "echo",
+    ];
+    let mut codes = BTreeMap::new();
+    for round in 0..rounds(4) {
+        let (home, buyer) = (format!("seller-{round}"), format!("buyer-{round}"));
+        let mut sell = world.bare_provider(&home, &flags);
+        sell.arg("--create-channel");
+        // Room for a few jobs: the log of the store grows with each.
+        let mut seller = Provider::start(&mut with_file_limit(&sell, 130 + 7 * (round % 20)));
+        for _ in 0..6 {
+            shorten_log_of_bank(&world);
+            let select = ["--select", &seller.pubkey, "--timeout", "3"];
+            let ran = world.buy(&buyer, &[&select[..], &["--prompt", "x"]].concat());
+            assert!([0, 7, 9, 10].contains(&ran.code), "{ran:#?}");
+            *codes.entry(ran.code).or_insert(0) += 1;
+        }
+        seller.process.kill();
+        let seller = world.provider(&home, &[]);
+        let select = ["--select", &seller.pubkey, "--prompt", "x"];
+        world.buy(&buyer, &select).expect(0);
+        settle(&world, &buyer);
+        let spent = assert_one_story(&world, &buyer);
+        assert_eq!(world.provider_balance(&home), OPENING_BALANCE + spent);
+        crate::harness::eventually("every paid job is delivered", || {
+            in_state(&jobs(&world, &home), "delivered").len() as u64 == spent / PRICE
+        });
     }
     println!("exit codes and how often: {codes:?}");
 }
