@@ -11,8 +11,8 @@ use super::customer::BuyArgs;
 use super::prompt::read_prompt;
 use super::provider::SellArgs;
 use crate::config::{
-    BackendKind, Config, DEFAULT_RELAYS, Encrypt, Home, MAX_RELAYS, Role, Runway, Select,
-    WalletKind, default_fee_cap,
+    BackendKind, Config, DEFAULT_RELAYS, Encrypt, Home, MAX_RELAYS, Role, Select, WalletKind,
+    default_fee_cap,
 };
 use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
@@ -133,8 +133,8 @@ impl Settings {
 
     /// The owner's limits.
     #[must_use]
-    pub const fn limits(&self) -> Limits {
-        limits_of(&self.config.runway)
+    pub fn limits(&self) -> Limits {
+        Limits::from(self.config.runway)
     }
 
     /// Which budget purchases count against. Needs no wallet: a real one that is not chosen or not in
@@ -145,17 +145,6 @@ impl Settings {
             network: self.network.unwrap_or(Network::Mainnet),
             play_money: matches!(self.wallet, WalletChoice::Sim(_) | WalletChoice::Without),
         }
-    }
-}
-
-/// The limits of the ledger that these limits of the owner are.
-#[must_use]
-pub const fn limits_of(runway: &Runway) -> Limits {
-    Limits {
-        daily: runway.daily_limit,
-        per_tick: runway.per_tick_limit,
-        per_job: runway.per_job_limit,
-        floor: runway.reserve,
     }
 }
 

@@ -245,7 +245,7 @@ impl Builder {
             relays: self.connect(&config.relays)?,
             wallet,
             ledger,
-            limits: limits(runway),
+            limits: Limits::from(runway),
             clock: self.clock.clone(),
         };
         // What a crash left is settled before anything new is bought. What can't be settled now stays
@@ -319,15 +319,5 @@ impl Builder {
         };
         let pool = RelayPoolSession::connect(&urls, PoolOptions::default()).map_err(usage)?;
         Ok(pool)
-    }
-}
-
-/// The limits of a configuration, as the ledger knows them.
-const fn limits(runway: Runway) -> Limits {
-    Limits {
-        daily: runway.daily_limit,
-        per_tick: runway.per_tick_limit,
-        per_job: runway.per_job_limit,
-        floor: runway.reserve,
     }
 }

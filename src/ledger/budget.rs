@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::config::Runway;
 use crate::units::Msat;
 
 /// The owner's limits. All hold at once.
@@ -17,6 +18,17 @@ pub struct Limits {
     pub per_job: Msat,
     /// What must remain in the wallet.
     pub floor: Msat,
+}
+
+impl From<Runway> for Limits {
+    fn from(runway: Runway) -> Self {
+        Self {
+            daily: runway.daily_limit,
+            per_tick: runway.per_tick_limit,
+            per_job: runway.per_job_limit,
+            floor: runway.reserve,
+        }
+    }
 }
 
 /// What counts against the limits now.
