@@ -26,7 +26,14 @@ pub async fn run(settings: Settings, out: &Output) -> Result<()> {
         return Ok(());
     };
     for record in ledger.history(query).await? {
-        let entry = Entry::of(&record)?;
+        // One purchase that can't be read does not hide the others.
+        let entry = match Entry::of(&record) {
+            Ok(entry) => entry,
+            Err(error) => {
+                out.note(error.message());
+                continue;
+            }
+        };
         out.object(&entry);
         out.line(&line(&entry));
     }
