@@ -13,7 +13,7 @@ use super::text::clean;
 use crate::error::{Code, Error, Result};
 
 /// What is logged unless `RUST_LOG` says otherwise. The relay pool's own warnings repeat what we report.
-const DEFAULT_LOG: &str = "warn,nostr_relay_pool=error,nostr_relay_builder=error";
+const DEFAULT_LOG: &str = "warn,nostr_relay_pool=error,nostr_relay_builder=off";
 
 /// How long blocking work that was left behind may hold up the exit.
 const LAST_WORK: Duration = Duration::from_secs(5);

@@ -6,8 +6,9 @@ use std::io::{self, Read};
 use crate::error::{Code, Error, Result};
 use crate::protocol::codec::MAX_MESSAGE_BYTES;
 
-/// What the other fields of a request may take of [`MAX_MESSAGE_BYTES`].
-const ROOM_FOR_THE_REST: usize = 2048;
+/// What the other fields of a request take of [`MAX_MESSAGE_BYTES`] at least. With a long model's name they
+/// take more, and then it is the request that is refused.
+const ROOM_FOR_THE_REST: usize = 256;
 
 /// The prompt that `--prompt` stands for: itself, stdin (`-`), or a file (`@FILE`). The line end that
 /// closes a file is not part of it.

@@ -37,24 +37,24 @@ pub(super) fn fits(text: &str) -> bool {
     split_piece(text).1.is_empty()
 }
 
-/// Cuts a text into pieces that each fit one message; an empty text is one empty piece.
-pub(super) fn pieces(text: &str) -> Vec<&str> {
-    let (first, mut rest) = split_piece(text);
-    let mut all = vec![first];
-    while !rest.is_empty() {
-        let (piece, tail) = split_piece(rest);
-        all.push(piece);
-        rest = tail;
-    }
-    all
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ids::JobId;
     use crate::protocol::codec;
     use crate::protocol::message::{AgentMessage, StreamChunk};
+
+    /// Cuts a text into pieces that each fit one message; an empty text is one empty piece.
+    fn pieces(text: &str) -> Vec<&str> {
+        let (first, mut rest) = split_piece(text);
+        let mut all = vec![first];
+        while !rest.is_empty() {
+            let (piece, tail) = split_piece(rest);
+            all.push(piece);
+            rest = tail;
+        }
+        all
+    }
 
     fn event_bytes(piece: &str) -> usize {
         let message = AgentMessage::StreamChunk(StreamChunk {

@@ -1,5 +1,6 @@
 //! The work on one paid job: the backend's answer, sent in pieces as it comes or whole at the end.
 
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -142,6 +143,10 @@ struct Outflow<'a> {
     text: String,
     /// How much of it has gone out, in bytes.
     gone: usize,
+    /// Where the chunks end that are to stand alone and have not gone out.
+    ends: VecDeque<usize>,
+    /// Whether chunks stand alone.
+    apart: bool,
     next_seq: u32,
     /// Signed chunks that no relay took.
     unsent: Vec<Event>,
@@ -155,6 +160,8 @@ impl<'a> Outflow<'a> {
             live,
             text: String::new(),
             gone: 0,
+            ends: VecDeque::new(),
+            apart: workshop.backend.chunks_stand_alone(),
             next_seq: 0,
             unsent: Vec::new(),
         }
@@ -168,7 +175,9 @@ impl<'a> Outflow<'a> {
         loop {
             let waits = sending.is_none() && self.live && self.gone < self.text.len();
             if waits && Instant::now() >= not_before {
-                not_before = Instant::now() + GATHER;
+                if !self.apart {
+                    not_before = Instant::now() + GATHER;
+                }
                 sending = self.send_gathered();
             }
             tokio::select! {
@@ -197,6 +206,9 @@ impl<'a> Outflow<'a> {
     fn take(&mut self, chunk: &str) {
         if self.text.len() + chunk.len() <= MAX_RESULT_BYTES {
             self.text.push_str(chunk);
+            if self.apart {
+                self.ends.push_back(self.text.len());
+            }
         } else {
             // More than is delivered: the job fails by the whole text's size.
             self.live = false;
@@ -204,7 +216,8 @@ impl<'a> Outflow<'a> {
     }
 
     fn send_gathered(&mut self) -> Option<Sending<'a>> {
-        let (piece, _) = pieces::split_piece(&self.text[self.gone..]);
+        let until = self.next_end(self.text.len());
+        let (piece, _) = pieces::split_piece(&self.text[self.gone..until]);
         let (piece, length) = (piece.to_owned(), piece.len());
         let seq = self.next_seq;
         let event = match self.chunk(piece, false) {
@@ -224,6 +237,14 @@ impl<'a> Outflow<'a> {
             }
             .boxed(),
         )
+    }
+
+    /// Where the next message ends at the latest: with its chunk, if chunks stand alone, or at `last`.
+    fn next_end(&mut self, last: usize) -> usize {
+        while self.ends.front().is_some_and(|end| *end <= self.gone) {
+            self.ends.pop_front();
+        }
+        self.ends.front().map_or(last, |end| (*end).min(last))
     }
 
     fn note(&mut self, (event, seq, sent): (Event, u32, Result<(), RelayError>)) {
@@ -261,14 +282,26 @@ impl<'a> Outflow<'a> {
             tracing::warn!(job_id = %self.to.job_id(), "the backend's text is not what it streamed");
             std::mem::take(&mut self.text)
         } else {
+            if text != self.text {
+                self.ends.clear();
+            }
             text.to_owned()
         };
+        if !self.live {
+            // Nobody waits for the words: as few messages as it takes.
+            self.ends.clear();
+        }
         let fits = pieces::fits(&whole);
         if self.next_seq > 0 || self.live || !fits {
-            let rest = pieces::pieces(&whole[self.gone..]);
-            let last = rest.len() - 1;
-            for (n, piece) in rest.into_iter().enumerate() {
-                messages.push(self.chunk(piece.to_owned(), n == last)?);
+            loop {
+                let until = self.next_end(whole.len());
+                let (piece, _) = pieces::split_piece(&whole[self.gone..until]);
+                self.gone += piece.len();
+                let is_last = self.gone == whole.len();
+                messages.push(self.chunk(piece.to_owned(), is_last)?);
+                if is_last {
+                    break;
+                }
             }
         }
         if fits {

@@ -18,8 +18,7 @@ pub enum PurchaseEvent {
     Provider(ProviderSeen),
     /// The choice is made.
     Selected {
-        /// The purchase; absent in a dry run, which is none.
-        #[serde(skip_serializing_if = "Option::is_none")]
+        /// The purchase; `None` in a dry run, which is none.
         purchase_id: Option<PurchaseId>,
         /// The provider's key.
         provider: String,

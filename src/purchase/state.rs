@@ -156,6 +156,8 @@ pub enum Phase {
     },
     /// Over: paid and delivered.
     Delivered {
+        /// What the provider asked.
+        price: Msat,
         /// What was paid.
         settled: Settled,
         /// The payment's hash.
@@ -453,6 +455,7 @@ impl State {
     #[must_use]
     pub fn receipt(&self) -> Option<Receipt> {
         let Phase::Delivered {
+            price,
             settled,
             payment_hash,
             text,
@@ -466,7 +469,7 @@ impl State {
             text: text.clone(),
             provider: self.terms.provider.to_hex(),
             model: self.terms.model.clone(),
-            price_msat: settled.price,
+            price_msat: *price,
             fee_msat: settled.fee,
             paid_msat: settled.paid(),
             reserved_msat: Msat::ZERO,

@@ -216,7 +216,7 @@ impl World {
             .envs(std::env::vars().filter(|(name, _)| name.starts_with("LLVM_") || name == "PATH"))
             .env("AGENT_COMPUTE_SIM_BANK", self.bank())
             .env("AGENT_COMPUTE_HOME", self.home(home))
-            .env("RUST_LOG", "warn");
+            .env("RUST_LOG", "warn,nostr_relay_builder=off");
         command
     }
 

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::cli::customer::DemoArgs;
 use crate::cli::output::Output;
+use crate::cli::prompt::read_prompt;
 use crate::cli::settings::{SimChoice, WalletChoice};
 use crate::cli::signals;
 use crate::cli::wallets::open_sim;
@@ -33,6 +34,7 @@ use crate::wallet::Wallet as _;
 /// # Errors
 /// If a part of it can't be set up, or the purchase fails.
 pub async fn run(home: Option<PathBuf>, args: DemoArgs, out: &Output) -> Result<()> {
+    let prompt = read_prompt(&args.prompt)?;
     let place = Place::new(home)?;
     let home = Home::at(place.folder());
     out.note("A compute market on this machine. All money in it is play money.");
@@ -52,7 +54,7 @@ pub async fn run(home: Option<PathBuf>, args: DemoArgs, out: &Output) -> Result<
         },
     };
     let seller = market.open_for_business(args.stream, out).await?;
-    let bought = market.buy(&args.prompt, out).await;
+    let bought = market.buy(&prompt, out).await;
     seller.close().await;
     relay.shutdown().await;
     bought

@@ -49,13 +49,21 @@ impl Entry {
             play_money: record.scope.play_money,
             tick: record.tick.clone(),
             idempotency_key: record.idempotency_key.clone(),
-            price_msat: record.reservation.as_ref().map(|r| r.price),
+            price_msat: price(&state.phase).or(record.reservation.as_ref().map(|r| r.price)),
             fee_msat: settled.map_or(Msat::ZERO, |settled| settled.fee),
             paid_msat: state.phase.paid(),
             reserved_msat: record.reserved(),
             payment_hash: record.reservation.as_ref().map(|r| r.payment_hash),
             wallet: record.reservation.as_ref().map(|r| r.wallet.to_string()),
         })
+    }
+}
+
+/// What the provider asked, once it has.
+fn price(phase: &Phase) -> Option<Msat> {
+    match phase {
+        Phase::Delivered { price, .. } => Some(*price),
+        phase => phase.quote().map(|quote| quote.amount),
     }
 }
 

@@ -20,6 +20,7 @@ pub async fn run(
     resolution: Option<(PurchaseId, Resolution)>,
     out: &Output,
 ) -> Result<()> {
+    let mut wallet_trouble = None;
     let done = if let Some((purchase, word)) = resolution {
         // The owner's word needs no wallet: it is for when the wallet is gone.
         let client = open_looker(&settings, out).await?;
@@ -30,10 +31,15 @@ pub async fn run(
     } else {
         let client = match settings.wallet {
             WalletChoice::Unset => open_looker(&settings, out).await?,
-            _ => {
-                let builder = client_builder(&settings, out).await?;
-                builder.without_recovery().build().await?
-            }
+            _ => match client_builder(&settings, out).await {
+                Ok(builder) => builder.without_recovery().build().await?,
+                // Without its wallet no payment is decided, but all else is.
+                Err(error) if matches!(error.code(), Code::Wallet | Code::Network) => {
+                    wallet_trouble = Some(error);
+                    open_looker(&settings, out).await?
+                }
+                Err(error) => return Err(error),
+            },
         };
         let mut signals = signals::Stop::new()?;
         out.status("recovering");
@@ -52,7 +58,7 @@ pub async fn run(
     if done.is_empty() {
         out.note("nothing is open");
     }
-    verdict(&done)
+    verdict(&done, wallet_trouble)
 }
 
 fn line(one: &Recovered) -> String {
@@ -71,7 +77,7 @@ fn line(one: &Recovered) -> String {
     )
 }
 
-fn verdict(done: &[Recovered]) -> Result<()> {
+fn verdict(done: &[Recovered], wallet_trouble: Option<Error>) -> Result<()> {
     let reserved = done
         .iter()
         .fold(Msat::ZERO, |sum, one| sum.saturating_add(one.reserved_msat));
@@ -79,6 +85,10 @@ fn verdict(done: &[Recovered]) -> Result<()> {
     let Some(first) = troubles().next() else {
         return Ok(());
     };
+    if let Some(error) = wallet_trouble {
+        let message = format!("{}; the money stays reserved", error.message());
+        return Err(Error::new(Code::Network, message).with_money(Msat::ZERO, reserved));
+    }
     // The wallet's silence before its doubt: it is what can be mended.
     let worst = troubles()
         .find(|trouble| trouble.code == Code::Network)

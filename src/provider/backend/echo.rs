@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 
 use super::{Backend, BackendError, GenerateRequest, Generated};
 
-/// Has one model, `echo`. A token is a word with the white space around it, and a chunk is a token.
+/// Has one model, `echo`. Repeats the whole prompt, whatever its length, a chunk a word.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Echo;
 
@@ -36,15 +36,18 @@ impl Backend for Echo {
         Ok(vec!["echo".into()])
     }
 
+    fn chunks_stand_alone(&self) -> bool {
+        true
+    }
+
     async fn generate(
         &self,
         request: GenerateRequest,
         chunks: mpsc::Sender<String>,
     ) -> Result<Generated, BackendError> {
-        let most = usize::try_from(request.max_tokens).unwrap_or(usize::MAX);
         let mut text = String::with_capacity(request.prompt.len());
         let mut tokens = 0;
-        for word in words(&request.prompt).take(most) {
+        for word in words(&request.prompt) {
             text.push_str(word);
             tokens += 1;
             // Nobody listening is no reason to stop: the whole text is asked for as well.
@@ -61,12 +64,12 @@ impl Backend for Echo {
 mod tests {
     use super::*;
 
-    async fn echo(prompt: &str, max_tokens: u32) -> (String, Vec<String>) {
+    async fn echo(prompt: &str) -> (String, Vec<String>) {
         let (chunks, mut out) = mpsc::channel(64);
         let request = GenerateRequest {
             model: "echo".into(),
             prompt: prompt.into(),
-            max_tokens,
+            max_tokens: 1,
         };
         let made = Echo.generate(request, chunks).await;
         let mut pieces = Vec::new();
@@ -85,17 +88,10 @@ mod tests {
             "é ü\u{a0}ß",
             "a b",
         ] {
-            let (text, pieces) = echo(prompt, 500).await;
+            let (text, pieces) = echo(prompt).await;
             assert_eq!(text, prompt);
             assert_eq!(pieces.concat(), prompt);
             assert_eq!(pieces.len(), prompt.split_whitespace().count());
         }
-    }
-
-    #[tokio::test]
-    async fn max_tokens_counts_words() {
-        let (text, pieces) = echo("one two three four", 2).await;
-        assert_eq!(text, "one two ");
-        assert_eq!(pieces, ["one ", "two "]);
     }
 }

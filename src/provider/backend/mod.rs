@@ -71,6 +71,12 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// If it can't say.
     async fn models(&self) -> Result<Vec<String>, BackendError>;
 
+    /// Whether each chunk is to reach the customer as a message of its own, instead of being gathered for
+    /// a moment to spare the relays.
+    fn chunks_stand_alone(&self) -> bool {
+        false
+    }
+
     /// Does the work. It sends the text to `chunks` piece by piece as it comes, or sends nothing there; a
     /// closed `chunks` is no reason to stop. Dropping the future abandons the work.
     ///

@@ -6,6 +6,7 @@ use super::Now;
 use super::ending::{MOCK_PAYMENT_ID, before_payment, payment_sent};
 use crate::config::MIN_INVOICE_LIFE_SECS;
 use crate::error::Code;
+use crate::ids::PaymentHash;
 use crate::protocol::message::{AgentMessage, Invoice};
 use crate::purchase::assembly::{Added, Whole};
 use crate::purchase::event::PurchaseEvent;
@@ -114,6 +115,14 @@ fn authorise(state: &State, message: &Invoice, now: UnixSecs) -> Result<Quote, (
                 let refused = format!("the provider's invoice was refused: {problem}; nothing was paid");
                 (Code::BadInvoice, refused)
             })?;
+            // Deployed providers write other things than a hash here. One that writes a hash means it.
+            let said = message.payment_hash.as_ref().and_then(|hash| hash.parse().ok());
+            if said.is_some_and(|said: PaymentHash| said != checked.payment_hash) {
+                return Err((
+                    Code::BadInvoice,
+                    "the provider's invoice was refused: its payment hash is not the one in the message; nothing was paid".to_owned(),
+                ));
+            }
             Ok(Quote {
                 amount: checked.amount,
                 invoice: Some(QuotedInvoice {
@@ -245,6 +254,7 @@ pub(super) fn conclude(
             let last = streamed.then(|| show(state, rest));
             state.answer = None;
             state.phase = Phase::Delivered {
+                price: quote.amount,
                 settled,
                 payment_hash: quote.invoice.map(|invoice| invoice.payment_hash),
                 text,

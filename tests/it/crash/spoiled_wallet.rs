@@ -99,14 +99,14 @@ fn a_bank_that_is_gone_or_damaged_decides_nothing_until_it_is_back() {
     seller.process.kill();
     let (home, bank) = ("buyer", world.bank());
     // A new bank in the place of the old one has never heard of the payment, and is not believed.
-    without_bank(&world, || stays_reserved(&world, home, &[6, 8, 12]));
+    without_bank(&world, || stays_reserved(&world, home, &[6]));
     without_bank(&world, || {
         fs::write(&bank, "no bank at all, ".repeat(1000)).unwrap();
-        stays_reserved(&world, home, &[12]);
+        stays_reserved(&world, home, &[8]);
     });
     without_bank(&world, || {
         fs::create_dir(&bank).unwrap();
-        stays_reserved(&world, home, &[12]);
+        stays_reserved(&world, home, &[8]);
     });
     settle(&world, home);
     assert_one_story(&world, home);

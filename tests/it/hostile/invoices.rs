@@ -222,7 +222,7 @@ async fn an_invoice_in_another_channel_or_with_fields_that_lie_is_not_believed()
         elsewhere.quote(&job.id, &stray.bolt11, PRICE).await;
         let invoice = provider.issue(PRICE).await;
         let message = Invoice {
-            payment_hash: Some(stray.payment_hash.to_string()),
+            payment_hash: Some(job.id.to_string()),
             expires_at: Some(now().minus(1000)),
             lock_to: Some("elsewhere".into()),
             mints: vec!["https://mint.example".into()],
@@ -242,6 +242,25 @@ async fn an_invoice_in_another_channel_or_with_fields_that_lie_is_not_believed()
         Money::Open
     );
     assert_eq!(stage.books(&customer).await, Books::paid(PRICE));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invoice_that_is_not_the_one_its_message_names_is_not_paid() {
+    let stage = Stage::new().await;
+    let mut provider = Peer::provider(&stage).await;
+    let customer = stage.customer();
+    let named = provider.issue(PRICE).await;
+    let (ran, ()) = tokio::join!(stage.buy(&customer, provider.key(), &[]), async {
+        let job = provider.asked().await;
+        let invoice = provider.issue(PRICE).await;
+        let message = Invoice {
+            payment_hash: Some(named.payment_hash.to_string()),
+            ..Invoice::new(job.id.clone(), invoice.bolt11.clone(), Msat::new(PRICE))
+        };
+        provider.say(AgentMessage::Invoice(message)).await;
+    });
+    ran.expect(11);
+    assert_eq!(stage.books(&customer).await, Books::paid(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
