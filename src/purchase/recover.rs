@@ -234,12 +234,22 @@ async fn decide_payment(
         pause = (pause * 2).clamp(config::LOOK_UP_FIRST, config::LOOK_UP_LONGEST);
     }
     apply(engine, state, version, Happening::GiveUpLooking).await?;
-    let (code, message) = match wallet.outgoing(invoice.payment_hash).await {
-        Ok(_) => (
+    // Doubt, or silence? The wallet is asked once more, to say the right thing.
+    let asked = timeout(
+        config::LOOK_UP_LONGEST,
+        wallet.outgoing(invoice.payment_hash),
+    )
+    .await;
+    let (code, message) = match asked {
+        Ok(Ok(_)) => (
             Code::PaymentUnknown,
             "the wallet has not decided this payment yet; its money stays reserved".to_owned(),
         ),
-        Err(error) => (Code::Network, format!("{error}; the money stays reserved")),
+        Ok(Err(error)) => (Code::Network, format!("{error}; the money stays reserved")),
+        Err(_) => (
+            Code::Network,
+            "the wallet does not answer; the money stays reserved".to_owned(),
+        ),
     };
     Err(Trouble { code, message })
 }

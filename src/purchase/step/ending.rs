@@ -35,7 +35,8 @@ pub(super) fn deadline(state: &mut State, now: Now) -> Step {
         Phase::Requested | Phase::Quoted(_) => before_payment(
             state,
             Code::Timeout,
-            "the provider did not answer in time: it may be gone, or too busy; nothing was paid".to_owned(),
+            "the provider did not answer in time: it may be gone, or too busy; nothing was paid"
+                .to_owned(),
         ),
         Phase::Paying(_) | Phase::Unknown { .. } => give_up_looking(state),
         Phase::Awaiting { .. } => {
