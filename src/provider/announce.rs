@@ -131,8 +131,10 @@ pub(super) struct Announcer {
 /// What was said so far.
 #[derive(Debug)]
 struct Said {
-    /// When the last listing was made. The next must be later to the second, or relays may keep either.
-    listed_at: UnixSecs,
+    /// The time of what was said last. What is said next must be later to the second: of two listings from
+    /// one second relays may keep either, and an announcement would be the same event as the one that an
+    /// earlier run has deleted.
+    last: UnixSecs,
     /// The latest announcements in the channel, to be taken back with the listing.
     announcements: VecDeque<EventId>,
     /// When the present round of announcing began, and what of it is done.
@@ -143,18 +145,18 @@ struct Said {
 }
 
 impl Said {
-    /// The time of what replaces or deletes the listing: now, and later than all before, those of earlier
-    /// runs included.
+    /// The time of what is said next: now, and later than all before, that of earlier runs included.
     async fn next_time(&mut self, voice: &Voice, store: &JobStore) -> Result<UnixSecs, String> {
         let now = voice.clock.now();
-        self.listed_at = match self.listed_at.plus(1) {
+        self.last = match self.last.plus(1) {
             // A clock that was once far ahead must not date listings into the future for ever.
             next if next > now.plus(CLOCK_DRIFT) => now,
             next => next.max(now),
         };
-        let remembered = store.remember_listing(voice.identity.public_key(), self.listed_at);
+        // On record before it is said: a start after a crash goes on from there.
+        let remembered = store.remember_listing(voice.identity.public_key(), self.last);
         remembered.await.map_err(|error| error.to_string())?;
-        Ok(self.listed_at)
+        Ok(self.last)
     }
 
     fn remember(&mut self, announcement: EventId) {
@@ -166,10 +168,10 @@ impl Said {
 }
 
 impl Announcer {
-    /// Announces `content` from now on. `listed_at` is when an earlier run did so last.
-    pub(super) fn new(content: ListingContent, every: Duration, listed_at: UnixSecs) -> Self {
+    /// Announces `content` from now on. `last` is the time of what an earlier run said last.
+    pub(super) fn new(content: ListingContent, every: Duration, last: UnixSecs) -> Self {
         let said = Mutex::new(Said {
-            listed_at,
+            last,
             announcements: VecDeque::new(),
             round: None,
             listed: false,
@@ -195,20 +197,20 @@ impl Announcer {
             said.round = Some(Instant::now());
             (said.listed, said.announced) = (false, false);
         }
+        let at = said.next_time(voice, store).await?;
         let listed = match said.listed {
             true => Ok(()),
-            false => self.list(&mut said, voice, store).await,
+            false => self.list(voice, at).await,
         };
         let announced = match said.announced {
             true => Ok(()),
-            false => self.say(&mut said, voice).await,
+            false => self.say(&mut said, voice, at).await,
         };
         (said.listed, said.announced) = (listed.is_ok(), announced.is_ok());
         listed.and(announced)
     }
 
-    async fn list(&self, said: &mut Said, voice: &Voice, store: &JobStore) -> Result<(), String> {
-        let at = said.next_time(voice, store).await?;
+    async fn list(&self, voice: &Voice, at: UnixSecs) -> Result<(), String> {
         let lives = self.every.as_secs().saturating_mul(LISTING_LIVES);
         let content = ListingContent {
             expires_at: Some(at.plus(lives)),
@@ -217,14 +219,14 @@ impl Announcer {
         publish(voice, voice.sign_at(listing::listing(&content), at)).await
     }
 
-    async fn say(&self, said: &mut Said, voice: &Voice) -> Result<(), String> {
+    async fn say(&self, said: &mut Said, voice: &Voice, at: UnixSecs) -> Result<(), String> {
         let Some(channel) = self.content.channel else {
             return Ok(());
         };
         let key = voice.identity.public_key();
         let announcement = listing::announcement(&self.content, key, NO_SPARK_ADDRESS);
         let message = AgentMessage::ServiceAnnouncement(announcement);
-        let event = voice.broadcast(channel, &message);
+        let event = voice.broadcast_at(channel, &message, at);
         if let Ok(event) = &event {
             said.remember(event.id);
         }
@@ -235,8 +237,7 @@ impl Announcer {
     pub(super) async fn withdraw(&self, voice: &Voice, store: &JobStore) -> Result<(), String> {
         let mut said = self.said.lock().await;
         said.withdrawn = true;
-        let last = said.listed_at;
-        // What follows a withdrawal must be later still, in the next run too.
+        let last = said.last;
         let now = said.next_time(voice, store).await?;
         let announcements: Vec<EventId> = said.announcements.iter().copied().collect();
         let key = voice.identity.public_key();
