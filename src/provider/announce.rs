@@ -186,14 +186,20 @@ impl Announcer {
     }
 
     /// Announces once, by both ways. After a failure only what failed is said again, until it is time to
-    /// say all. The earlier announcement in the channel stays: customers take the latest.
-    pub(super) async fn announce(&self, voice: &Voice, store: &JobStore) -> Result<(), String> {
+    /// say all, or what was said may be `forgotten`. The earlier announcement in the channel stays:
+    /// customers take the latest.
+    pub(super) async fn announce(
+        &self,
+        voice: &Voice,
+        store: &JobStore,
+        forgotten: bool,
+    ) -> Result<(), String> {
         let mut said = self.said.lock().await;
         if said.withdrawn {
             return Ok(());
         }
         let round_is_over = said.round.is_none_or(|began| began.elapsed() >= self.every);
-        if round_is_over || (said.listed && said.announced) {
+        if forgotten || round_is_over || (said.listed && said.announced) {
             said.round = Some(Instant::now());
             (said.listed, said.announced) = (false, false);
         }

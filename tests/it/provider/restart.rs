@@ -318,3 +318,19 @@ async fn however_often_it_leaves_and_comes_back_it_is_listed_at_once_and_gone_at
         assert_eq!(left.unwrap().events, [], "not even an empty listing");
     }
 }
+
+#[tokio::test]
+async fn a_relay_that_was_away_for_a_moment_and_forgot_everything_is_told_again() {
+    let (mut world, keys) = (World::new().await, Keys::generate());
+    let us = keys.public_key();
+    let seller = world.sell(&keys).await;
+    let address = world.relay.addr();
+    world.relay.shutdown().await;
+    world.relay = EmbeddedRelay::listen(address).await.unwrap();
+    eventually("it is listed and announced again", async || {
+        world.findable(us).await.len() == 2
+    })
+    .await;
+    assert_eq!(world.offers(None).await, [us]);
+    assert_eq!(world.offers(Some(seller.channel)).await, [us]);
+}
