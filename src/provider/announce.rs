@@ -1,6 +1,5 @@
 //! How a provider is found: its channel, its listing (NIP-89), its announcement in the channel.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use nostr::{Event, EventId, RelayUrl};
@@ -14,6 +13,7 @@ use crate::error::{Code, Error};
 use crate::protocol::channel;
 use crate::protocol::listing::{self, ListingContent};
 use crate::protocol::message::AgentMessage;
+use crate::protocol::offer::ANNOUNCEMENT_MAX_AGE_SECS;
 use crate::units::UnixSecs;
 
 /// How long relays and backend are given at the start.
@@ -27,9 +27,6 @@ const CLOCK_DRIFT: u64 = 600;
 
 /// What stands where deployed providers put their Spark address.
 const NO_SPARK_ADDRESS: &str = "none";
-
-/// Announcements that are taken back at the end; customers don't look at older ones.
-const MOST_TAKEN_BACK: usize = 16;
 
 /// The channel to work in.
 #[derive(Debug)]
@@ -135,8 +132,6 @@ struct Said {
     /// one second relays may keep either, and an announcement would be the same event as the one that an
     /// earlier run has deleted.
     last: UnixSecs,
-    /// The latest announcements in the channel, to be taken back with the listing.
-    announcements: VecDeque<EventId>,
     /// When the present round of announcing began, and what of it is done.
     round: Option<Instant>,
     listed: bool,
@@ -158,13 +153,6 @@ impl Said {
         remembered.await.map_err(|error| error.to_string())?;
         Ok(self.last)
     }
-
-    fn remember(&mut self, announcement: EventId) {
-        self.announcements.push_back(announcement);
-        if self.announcements.len() > MOST_TAKEN_BACK {
-            self.announcements.pop_front();
-        }
-    }
 }
 
 impl Announcer {
@@ -172,7 +160,6 @@ impl Announcer {
     pub(super) fn new(content: ListingContent, every: Duration, last: UnixSecs) -> Self {
         let said = Mutex::new(Said {
             last,
-            announcements: VecDeque::new(),
             round: None,
             listed: false,
             announced: false,
@@ -210,7 +197,7 @@ impl Announcer {
         };
         let announced = match said.announced {
             true => Ok(()),
-            false => self.say(&mut said, voice, at).await,
+            false => self.say(voice, store, at).await,
         };
         (said.listed, said.announced) = (listed.is_ok(), announced.is_ok());
         listed.and(announced)
@@ -225,7 +212,7 @@ impl Announcer {
         publish(voice, voice.sign_at(listing::listing(&content), at)).await
     }
 
-    async fn say(&self, said: &mut Said, voice: &Voice, at: UnixSecs) -> Result<(), String> {
+    async fn say(&self, voice: &Voice, store: &JobStore, at: UnixSecs) -> Result<(), String> {
         let Some(channel) = self.content.channel else {
             return Ok(());
         };
@@ -234,24 +221,33 @@ impl Announcer {
         let message = AgentMessage::ServiceAnnouncement(announcement);
         let event = voice.broadcast_at(channel, &message, at);
         if let Ok(event) = &event {
-            said.remember(event.id);
+            // On record before it is said: whatever happens, the next run can take it back.
+            let remembered = store.remember_announcement(key, event.id, at, recent(at));
+            remembered.await.map_err(|error| error.to_string())?;
         }
         publish(voice, event).await
     }
 
-    /// Takes the listing and the latest announcements back, for good.
+    /// Takes the listing and the announcements back, for good: those of runs that were cut off, too.
     pub(super) async fn withdraw(&self, voice: &Voice, store: &JobStore) -> Result<(), String> {
         let mut said = self.said.lock().await;
         said.withdrawn = true;
         let last = said.last;
         let now = said.next_time(voice, store).await?;
-        let announcements: Vec<EventId> = said.announcements.iter().copied().collect();
         let key = voice.identity.public_key();
+        let announcements = store.announcements(key, recent(now)).await;
+        let announcements = announcements.map_err(|error| error.to_string())?;
         for (event, at) in listing::withdraw(key, &announcements, last.min(now), now) {
             publish(voice, voice.sign_at(event, at)).await?;
         }
-        Ok(())
+        let forgotten = store.forget_announcements(key).await;
+        forgotten.map_err(|error| error.to_string())
     }
+}
+
+/// Since when announcements are looked at by customers, whatever their clocks say.
+const fn recent(now: UnixSecs) -> UnixSecs {
+    now.minus(2 * ANNOUNCEMENT_MAX_AGE_SECS)
 }
 
 async fn publish(voice: &Voice, event: Result<Event, Unspeakable>) -> Result<(), String> {

@@ -334,3 +334,17 @@ async fn a_relay_that_was_away_for_a_moment_and_forgot_everything_is_told_again(
     assert_eq!(world.offers(None).await, [us]);
     assert_eq!(world.offers(Some(seller.channel)).await, [us]);
 }
+
+#[tokio::test]
+async fn leaving_takes_back_what_was_said_before_a_crash_too() {
+    let (world, keys) = (World::new().await, Keys::generate());
+    let us = keys.public_key();
+    for _ in 0..2 {
+        world.sell(&keys).await.stop_at_once().await;
+    }
+    let seller = world.sell(&keys).await;
+    let announced = world.said(us, "ServiceAnnouncement").await;
+    assert_eq!(announced.len(), 3);
+    seller.stop().await.unwrap();
+    assert!(world.findable(us).await.is_empty());
+}
