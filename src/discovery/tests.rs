@@ -42,6 +42,7 @@ impl RelaySession for Relays {
         vec![RelayState {
             url: Self::url(),
             connected: !self.is_down,
+            connections: u64::from(!self.is_down),
             trouble: None,
         }]
     }

@@ -132,15 +132,15 @@ fn content(of: &ListingContent, models: &[String]) -> String {
 /// Takes a listing down: the events to publish, in this order, and the times to sign them as of.
 /// `listed_at` is the `created_at` of the listing's last version, `now` the present.
 ///
-/// 1. An empty listing that says so replaces the last one, on relays that don't delete too. It also
-///    hides what other relays still hold of the listing, and the announcements before it.
-/// 2. A deletion (NIP-09) of the listing, for relays that do.
+/// 1. An empty listing that says so replaces the last one, on relays that don't delete. It also hides
+///    what other relays still hold of the listing, and the announcements before it.
+/// 2. A deletion (NIP-09) of the listing and of the empty one, so that nothing is left on relays that do.
 /// 3. A deletion of these `announcements`, so that customers who read the channel alone don't find them.
 ///
 /// Times matter. Of two versions from one second, relays keep the one with the lower id, so the empty
-/// listing is later than the last, and a listing that follows must be later than [`withdrawn_at`]. After a
-/// deletion relays refuse versions that are not later than it, so it is dated before the empty listing:
-/// a provider that restarts at once could not list itself otherwise.
+/// listing is later than the last. A deletion holds for versions up to its own time. So whatever follows
+/// must be later than [`withdrawn_at`]: the listing, to be taken at all, and the announcement, which from
+/// the same second would be the very event that was deleted.
 #[must_use]
 pub fn withdraw(
     provider: PublicKey,
@@ -156,7 +156,7 @@ pub fn withdraw(
     ]);
     let address = format!("{KIND_LISTING}:{}:{LISTING_ID}", provider.to_hex());
     let listing = deletion(vec![tag("a", [address])], KIND_LISTING);
-    let mut events = vec![(emptied, at), (listing, at.minus(1))];
+    let mut events = vec![(emptied, at), (listing, at)];
     if !announcements.is_empty() {
         let ids = announcements.iter().map(|id| tag("e", [id.to_hex()]));
         let announced = deletion(ids.collect(), Kind::ChannelMessage.as_u16());
@@ -170,7 +170,7 @@ fn deletion(mut of: Vec<Tag>, kind: u16) -> EventBuilder {
     EventBuilder::new(Kind::EventDeletion, "no longer offered").tags(of)
 }
 
-/// The `created_at` of the empty listing that replaces one from `listed_at`.
+/// The `created_at` of the empty listing that replaces one from `listed_at`, and of the deletions.
 #[must_use]
 pub fn withdrawn_at(listed_at: UnixSecs, now: UnixSecs) -> UnixSecs {
     now.max(listed_at.plus(1))

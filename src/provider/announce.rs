@@ -1,6 +1,5 @@
 //! How a provider is found: its channel, its listing (NIP-89), its announcement in the channel.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use nostr::{Event, EventId, RelayUrl};
@@ -14,6 +13,7 @@ use crate::error::{Code, Error};
 use crate::protocol::channel;
 use crate::protocol::listing::{self, ListingContent};
 use crate::protocol::message::AgentMessage;
+use crate::protocol::offer::ANNOUNCEMENT_MAX_AGE_SECS;
 use crate::units::UnixSecs;
 
 /// How long relays and backend are given at the start.
@@ -27,9 +27,6 @@ const CLOCK_DRIFT: u64 = 600;
 
 /// What stands where deployed providers put their Spark address.
 const NO_SPARK_ADDRESS: &str = "none";
-
-/// Announcements that are taken back at the end; customers don't look at older ones.
-const MOST_TAKEN_BACK: usize = 16;
 
 /// The channel to work in.
 #[derive(Debug)]
@@ -131,10 +128,10 @@ pub(super) struct Announcer {
 /// What was said so far.
 #[derive(Debug)]
 struct Said {
-    /// When the last listing was made. The next must be later to the second, or relays may keep either.
-    listed_at: UnixSecs,
-    /// The latest announcements in the channel, to be taken back with the listing.
-    announcements: VecDeque<EventId>,
+    /// The time of what was said last. What is said next must be later to the second: of two listings from
+    /// one second relays may keep either, and an announcement would be the same event as the one that an
+    /// earlier run has deleted.
+    last: UnixSecs,
     /// When the present round of announcing began, and what of it is done.
     round: Option<Instant>,
     listed: bool,
@@ -143,34 +140,26 @@ struct Said {
 }
 
 impl Said {
-    /// The time of what replaces or deletes the listing: now, and later than all before, those of earlier
-    /// runs included.
+    /// The time of what is said next: now, and later than all before, that of earlier runs included.
     async fn next_time(&mut self, voice: &Voice, store: &JobStore) -> Result<UnixSecs, String> {
         let now = voice.clock.now();
-        self.listed_at = match self.listed_at.plus(1) {
+        self.last = match self.last.plus(1) {
             // A clock that was once far ahead must not date listings into the future for ever.
             next if next > now.plus(CLOCK_DRIFT) => now,
             next => next.max(now),
         };
-        let remembered = store.remember_listing(voice.identity.public_key(), self.listed_at);
+        // On record before it is said: a start after a crash goes on from there.
+        let remembered = store.remember_listing(voice.identity.public_key(), self.last);
         remembered.await.map_err(|error| error.to_string())?;
-        Ok(self.listed_at)
-    }
-
-    fn remember(&mut self, announcement: EventId) {
-        self.announcements.push_back(announcement);
-        if self.announcements.len() > MOST_TAKEN_BACK {
-            self.announcements.pop_front();
-        }
+        Ok(self.last)
     }
 }
 
 impl Announcer {
-    /// Announces `content` from now on. `listed_at` is when an earlier run did so last.
-    pub(super) fn new(content: ListingContent, every: Duration, listed_at: UnixSecs) -> Self {
+    /// Announces `content` from now on. `last` is the time of what an earlier run said last.
+    pub(super) fn new(content: ListingContent, every: Duration, last: UnixSecs) -> Self {
         let said = Mutex::new(Said {
-            listed_at,
-            announcements: VecDeque::new(),
+            last,
             round: None,
             listed: false,
             announced: false,
@@ -184,31 +173,37 @@ impl Announcer {
     }
 
     /// Announces once, by both ways. After a failure only what failed is said again, until it is time to
-    /// say all. The earlier announcement in the channel stays: customers take the latest.
-    pub(super) async fn announce(&self, voice: &Voice, store: &JobStore) -> Result<(), String> {
+    /// say all, or what was said may be `forgotten`. The earlier announcement in the channel stays:
+    /// customers take the latest.
+    pub(super) async fn announce(
+        &self,
+        voice: &Voice,
+        store: &JobStore,
+        forgotten: bool,
+    ) -> Result<(), String> {
         let mut said = self.said.lock().await;
         if said.withdrawn {
             return Ok(());
         }
         let round_is_over = said.round.is_none_or(|began| began.elapsed() >= self.every);
-        if round_is_over || (said.listed && said.announced) {
+        if forgotten || round_is_over || (said.listed && said.announced) {
             said.round = Some(Instant::now());
             (said.listed, said.announced) = (false, false);
         }
+        let at = said.next_time(voice, store).await?;
         let listed = match said.listed {
             true => Ok(()),
-            false => self.list(&mut said, voice, store).await,
+            false => self.list(voice, at).await,
         };
         let announced = match said.announced {
             true => Ok(()),
-            false => self.say(&mut said, voice).await,
+            false => self.say(voice, store, at).await,
         };
         (said.listed, said.announced) = (listed.is_ok(), announced.is_ok());
         listed.and(announced)
     }
 
-    async fn list(&self, said: &mut Said, voice: &Voice, store: &JobStore) -> Result<(), String> {
-        let at = said.next_time(voice, store).await?;
+    async fn list(&self, voice: &Voice, at: UnixSecs) -> Result<(), String> {
         let lives = self.every.as_secs().saturating_mul(LISTING_LIVES);
         let content = ListingContent {
             expires_at: Some(at.plus(lives)),
@@ -217,34 +212,42 @@ impl Announcer {
         publish(voice, voice.sign_at(listing::listing(&content), at)).await
     }
 
-    async fn say(&self, said: &mut Said, voice: &Voice) -> Result<(), String> {
+    async fn say(&self, voice: &Voice, store: &JobStore, at: UnixSecs) -> Result<(), String> {
         let Some(channel) = self.content.channel else {
             return Ok(());
         };
         let key = voice.identity.public_key();
         let announcement = listing::announcement(&self.content, key, NO_SPARK_ADDRESS);
         let message = AgentMessage::ServiceAnnouncement(announcement);
-        let event = voice.broadcast(channel, &message);
+        let event = voice.broadcast_at(channel, &message, at);
         if let Ok(event) = &event {
-            said.remember(event.id);
+            // On record before it is said: whatever happens, the next run can take it back.
+            let remembered = store.remember_announcement(key, event.id, at, recent(at));
+            remembered.await.map_err(|error| error.to_string())?;
         }
         publish(voice, event).await
     }
 
-    /// Takes the listing and the latest announcements back, for good.
+    /// Takes the listing and the announcements back, for good: those of runs that were cut off, too.
     pub(super) async fn withdraw(&self, voice: &Voice, store: &JobStore) -> Result<(), String> {
         let mut said = self.said.lock().await;
         said.withdrawn = true;
-        let last = said.listed_at;
-        // What follows a withdrawal must be later still, in the next run too.
+        let last = said.last;
         let now = said.next_time(voice, store).await?;
-        let announcements: Vec<EventId> = said.announcements.iter().copied().collect();
         let key = voice.identity.public_key();
+        let announcements = store.announcements(key, recent(now)).await;
+        let announcements = announcements.map_err(|error| error.to_string())?;
         for (event, at) in listing::withdraw(key, &announcements, last.min(now), now) {
             publish(voice, voice.sign_at(event, at)).await?;
         }
-        Ok(())
+        let forgotten = store.forget_announcements(key).await;
+        forgotten.map_err(|error| error.to_string())
     }
+}
+
+/// Since when announcements are looked at by customers, whatever their clocks say.
+const fn recent(now: UnixSecs) -> UnixSecs {
+    now.minus(2 * ANNOUNCEMENT_MAX_AGE_SECS)
 }
 
 async fn publish(voice: &Voice, event: Result<Event, Unspeakable>) -> Result<(), String> {

@@ -2,6 +2,7 @@
 
 mod intake;
 mod progress;
+mod returns;
 mod start;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -14,6 +15,7 @@ use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use self::intake::STALE_SECS;
+use self::returns::Returns;
 use super::admission::{Credit, Seen};
 use super::announce::{Announcer, START};
 use super::event::ProviderEvent;
@@ -33,9 +35,6 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Between tries to announce or subscribe: twice as long each time.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_SLOWEST: Duration = Duration::from_secs(30);
-
-/// The soonest that a relay's return makes us announce again.
-const ANNOUNCE_GAP: Duration = Duration::from_secs(10);
 
 /// With this many tasks under way, nothing new is read from the channel.
 const MOST_TASKS: usize = 512;
@@ -97,9 +96,8 @@ pub(super) struct Engine {
     subscribe_pause: Duration,
     announce_due: Option<Instant>,
     announce_pause: Duration,
-    announced_at: Option<Instant>,
     ready: bool,
-    connected: usize,
+    returns: Returns,
     changes: Option<watch::Receiver<u64>>,
     housekeeping_due: Instant,
 }
@@ -166,12 +164,7 @@ impl Engine {
             self.tell(unsent);
         }
         if !self.leaving && self.announce_due.is_some_and(|due| due <= now) {
-            self.announce_due = None;
-            let (shop, announcer) = (Arc::clone(&self.shop), Arc::clone(&self.announcer));
-            self.spawn(None, async move {
-                let said = announcer.announce(&shop.workshop.voice, &shop.store).await;
-                Outcome::Announced(said)
-            });
+            self.announce();
         }
     }
 
@@ -251,7 +244,6 @@ impl Engine {
             Ok(()) => {
                 self.announce_pause = RETRY_FIRST;
                 self.announce_due = Some(now + self.announce_every);
-                self.announced_at = Some(now);
                 if !std::mem::replace(&mut self.ready, true) {
                     self.report(ProviderEvent::Ready {
                         pubkey: self.shop.seller.key,
@@ -267,14 +259,22 @@ impl Engine {
         }
     }
 
-    /// A relay that comes back may have forgotten us: announce again, soon.
+    fn announce(&mut self) {
+        self.announce_due = None;
+        let forgotten = self.returns.told(Instant::now());
+        let (shop, announcer) = (Arc::clone(&self.shop), Arc::clone(&self.announcer));
+        self.spawn(None, async move {
+            let voice = &shop.workshop.voice;
+            Outcome::Announced(announcer.announce(voice, &shop.store, forgotten).await)
+        });
+    }
+
+    /// A relay that comes back is told again, soon. While an announcement is under way this waits for its
+    /// end.
     fn mind_relays(&mut self, now: Instant) {
-        let relays = self.shop.workshop.voice.relay.relays();
-        let connected = relays.iter().filter(|relay| relay.connected).count();
-        let came_back = connected > std::mem::replace(&mut self.connected, connected);
-        if let (true, Some(due), Some(last)) = (came_back, self.announce_due, self.announced_at) {
-            self.announce_due = Some(due.min(now.max(last + ANNOUNCE_GAP)));
-        }
+        self.returns.look(self.shop.workshop.voice.relay.as_ref());
+        let due = self.announce_due;
+        self.announce_due = due.map(|due| self.returns.due(due, now));
     }
 
     fn subscribe_again(&mut self) {

@@ -1,10 +1,12 @@
-//! The seller's memory: one SQLite file with every job it quoted, and the channels it made.
+//! The seller's memory: one SQLite file with every job it quoted, the channels it made, and what it
+//! announced.
 //!
 //! A job is on record before its invoice leaves the process, so whatever is paid is known. Two programs
 //! may read one store; only one may [sell](JobStore::lock) from it.
 
 mod files;
 mod rows;
+mod said;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -20,8 +22,8 @@ use serde::Serialize;
 
 use self::files::{connect, make_private, open_private};
 use self::rows::{
-    SELECT_JOB, all, from_sql, job_from, nonsense, one, read_unfinished, settle, state_of,
-    summary_from, take_step, to_sql,
+    SELECT_JOB, all, job_from, nonsense, one, read_unfinished, settle, state_of, summary_from,
+    take_step, to_sql,
 };
 use self::schema::Unusable;
 use self::writer::Writer;
@@ -443,46 +445,6 @@ impl JobStore {
                     "INSERT INTO channels (provider, relays, event) VALUES (?1, ?2, ?3)
                      ON CONFLICT DO UPDATE SET event = excluded.event",
                     [made.pubkey.to_hex(), relays, made.as_json()],
-                )?;
-                Ok(())
-            })
-            .await
-    }
-
-    /// When `provider` last published or withdrew its listing; the epoch if it never did.
-    ///
-    /// # Errors
-    /// If the store can't be read.
-    pub async fn listed_at(&self, provider: PublicKey) -> Result<UnixSecs, StoreError> {
-        self.writer
-            .write(move |db| {
-                let at: Option<i64> = db
-                    .query_row(
-                        "SELECT at FROM listings WHERE provider = ?1",
-                        [provider.to_hex()],
-                        |row| row.get(0),
-                    )
-                    .optional()?;
-                Ok(UnixSecs::new(at.map_or(0, from_sql)))
-            })
-            .await
-    }
-
-    /// Remembers when `provider` published or withdrew its listing.
-    ///
-    /// # Errors
-    /// If the store can't be written.
-    pub async fn remember_listing(
-        &self,
-        provider: PublicKey,
-        at: UnixSecs,
-    ) -> Result<(), StoreError> {
-        self.writer
-            .write(move |db| {
-                db.execute(
-                    "INSERT INTO listings (provider, at) VALUES (?1, ?2)
-                     ON CONFLICT DO UPDATE SET at = excluded.at",
-                    params![provider.to_hex(), to_sql(at.get())],
                 )?;
                 Ok(())
             })

@@ -39,23 +39,19 @@ pub(super) struct Voice {
 pub(super) struct Unspeakable(String);
 
 impl Voice {
-    /// Signs an event as of now.
-    pub(super) fn sign(&self, event: EventBuilder) -> Result<Event, Unspeakable> {
-        self.sign_at(event, self.clock.now())
-    }
-
     /// Signs an event as of `at`.
     pub(super) fn sign_at(&self, event: EventBuilder, at: UnixSecs) -> Result<Event, Unspeakable> {
         seal::sign(&self.identity, event, at).map_err(|error| Unspeakable(error.to_string()))
     }
 
-    /// A message to all of a channel.
-    pub(super) fn broadcast(
+    /// A message to all of a channel, as of `at`.
+    pub(super) fn broadcast_at(
         &self,
         channel: EventId,
         message: &AgentMessage,
+        at: UnixSecs,
     ) -> Result<Event, Unspeakable> {
-        self.compose(channel, message, None)
+        self.compose(channel, message, None, at)
     }
 
     /// A message that answers a request.
@@ -64,7 +60,7 @@ impl Voice {
             event: to.request,
             author: to.customer,
         };
-        self.compose(to.channel, message, Some(reply))
+        self.compose(to.channel, message, Some(reply), self.clock.now())
     }
 
     /// The answer that says no.
@@ -82,9 +78,11 @@ impl Voice {
         channel: EventId,
         message: &AgentMessage,
         reply: Option<ReplyTo>,
+        at: UnixSecs,
     ) -> Result<Event, Unspeakable> {
         let content = codec::encode(message).map_err(|error| Unspeakable(error.to_string()))?;
-        self.sign(channel::message(channel, &self.relay_hint, content, reply))
+        let message = channel::message(channel, &self.relay_hint, content, reply);
+        self.sign_at(message, at)
     }
 
     /// Publishes once.

@@ -1,13 +1,14 @@
 //! The embedded relay: everything a market needs, in one process or on one network.
 //!
-//! The relay logic is `nostr-relay-builder`'s [`LocalRelay`], in memory. Sockets are accepted here
-//! rather than there, for two reasons: its own leave the Nagle stall in (see
+//! The relay logic is `nostr-relay-builder`'s [`LocalRelay`], over a [`store`] of our own. Sockets are
+//! accepted here rather than there, for two reasons: its own leave the Nagle stall in (see
 //! [`transport`](super::transport)), and read messages of up to 64 MiB. So the HTTP upgrade is
 //! answered here, and the relay is handed a stream that is quick and limited.
 //!
 //! Whoever can reach the address can use the relay. Events are gone when the process is.
 
 mod limit;
+mod store;
 
 use std::fmt;
 use std::io;
@@ -19,7 +20,6 @@ use nostr::util::BoxedFuture;
 use nostr::{Event, RelayUrl};
 use nostr_relay_builder::builder::{PolicyResult, RateLimit, RelayBuilder, WritePolicy};
 use nostr_relay_builder::local::LocalRelay;
-use nostr_relay_builder::prelude::{MemoryDatabase, MemoryDatabaseOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -28,12 +28,14 @@ use tokio_tungstenite::tungstenite::handshake::server::{Request, create_response
 use tokio_util::sync::CancellationToken;
 
 use self::limit::Limited;
+use self::store::{Reasons, Store};
 use super::transport::QuickTcp;
+use crate::clock::Clock;
 
 /// Connections at once. A further one is closed unanswered.
 const MOST_CONNECTIONS: usize = 512;
 
-/// Events kept. The oldest make room.
+/// Events kept. What came first makes room.
 const MOST_EVENTS: usize = 30_000;
 
 /// Bytes of an event's content and tags together, as large public relays have it.
@@ -158,11 +160,9 @@ impl EmbeddedRelay {
 }
 
 fn rules() -> RelayBuilder {
+    let store = Arc::new(Store::new(MOST_EVENTS, Clock::system()));
     RelayBuilder::default()
-        .database(MemoryDatabase::with_opts(MemoryDatabaseOptions {
-            events: true,
-            max_events: Some(MOST_EVENTS),
-        }))
+        .database(Arc::clone(&store))
         .rate_limit(RateLimit {
             max_reqs: MOST_SUBSCRIPTIONS,
             notes_per_minute: NOTES_PER_MINUTE,
@@ -172,6 +172,7 @@ fn rules() -> RelayBuilder {
         .max_filter_limit(MOST_PER_REQUEST)
         .default_filter_limit(DEFAULT_PER_REQUEST)
         .write_policy(SizeLimit)
+        .write_policy(Reasons(store))
 }
 
 /// Keeps the memory bounded: the library counts events, not bytes.

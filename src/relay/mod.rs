@@ -28,6 +28,9 @@ pub struct RelayState {
     pub url: RelayUrl,
     /// Whether there is a connection now.
     pub connected: bool,
+    /// Connections that were established so far. It grows even if a loss was too short to be seen, and
+    /// a relay may have forgotten everything in between.
+    pub connections: u64,
     /// The last thing that went wrong with it, in the relay's words or the socket's.
     pub trouble: Option<String>,
 }

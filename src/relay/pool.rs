@@ -162,6 +162,7 @@ impl RelayPoolSession {
             Mutex::new(RelayState {
                 url: url.clone(),
                 connected: false,
+                connections: 0,
                 trouble: None,
             })
         };

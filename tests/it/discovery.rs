@@ -15,7 +15,7 @@ use agent_compute::relay::{
     EmbeddedRelay, PoolOptions, RelayError, RelayPoolSession, RelaySession,
 };
 use agent_compute::units::{Msat, Network, UnixSecs};
-use nostr::{Event, EventBuilder, EventId, Keys, Kind, RelayUrl, Tag, Timestamp};
+use nostr::{Event, EventBuilder, EventId, JsonUtil, Keys, Kind, RelayUrl, Tag, Timestamp};
 
 /// What a discovery may take that has no reason to use all its time.
 const SOON: Duration = Duration::from_secs(20);
@@ -275,4 +275,19 @@ async fn what_was_found_is_ranked_and_what_was_not_taken_is_explained() {
                     2 too expensive (cheapest asks 10 sats, --max-price is 5 sats), \
                     1 not on regtest (mainnet)";
     assert_eq!(choice.verdict(), Verdict::NoProvider(expected.into()));
+}
+
+#[tokio::test]
+async fn a_deployed_provider_is_found_on_our_relay() {
+    let relay = relay().await;
+    let urls = [relay.url()];
+    let capture = include_str!("../fixtures/captures/original-channel.ndjson");
+    let mut events = capture.lines().map(|line| Event::from_json(line).unwrap());
+    let listing = events.find(|event| event.kind == Kind::from(31_990));
+    let listing = listing.unwrap();
+    assert_eq!(listing.tags.identifier(), None);
+    session(&urls).publish(&listing, SOON).await.unwrap();
+    let found = find(&urls, &listings(), some).await.unwrap();
+    assert_eq!(found.offers[0].provider, listing.pubkey);
+    assert_eq!(found.offers[0].name, "OpenAgents Compute Provider");
 }

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agent_compute::clock::Clock;
+use agent_compute::discovery::{DiscoveryRequest, discover};
 use agent_compute::identity::Identity;
 use agent_compute::ids::{JobId, PaymentHash, Preimage, PurchaseId};
 use agent_compute::protocol::message::{
@@ -469,6 +470,22 @@ impl World {
 }
 
 impl World {
+    /// Whose offers a customer discovers, in a channel or by their listings.
+    async fn offers(&self, channel: Option<EventId>) -> Vec<PublicKey> {
+        let request = DiscoveryRequest {
+            listings: channel.is_none(),
+            channel,
+            provider: None,
+            first: false,
+            within: SOON,
+        };
+        let session = self.session();
+        let clock = Clock::system();
+        let found = discover(session.as_ref(), &clock, &request, |_| true, |_| ()).await;
+        let offers = found.unwrap().offers.into_iter();
+        offers.map(|offer| offer.provider).collect()
+    }
+
     /// All that a provider has said in its channels, of one type.
     async fn said(&self, seller: PublicKey, kind: &str) -> Vec<Event> {
         let session = self.session();

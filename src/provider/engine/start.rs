@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::intake::{FUTURE_SECS, STALE_SECS};
+use super::returns::Returns;
 use super::{Engine, HOUSEKEEPING, Live, Phase, RETRY_FIRST, said_in};
 use crate::error::{Code, Error};
 use crate::protocol::Feature;
@@ -107,7 +108,7 @@ impl Engine {
         listed_at: UnixSecs,
     ) -> Self {
         let at = Instant::now();
-        let relays = shop.workshop.voice.relay.relays();
+        let returns = Returns::of(shop.workshop.voice.relay.as_ref());
         let terms = Terms {
             price: config.price,
             models,
@@ -142,9 +143,8 @@ impl Engine {
             subscribe_pause: RETRY_FIRST,
             announce_due: Some(at),
             announce_pause: RETRY_FIRST,
-            announced_at: None,
             ready: false,
-            connected: relays.iter().filter(|relay| relay.connected).count(),
+            returns,
             changes: shop.wallet.as_ref().and_then(|wallet| wallet.changes()),
             housekeeping_due: at + HOUSEKEEPING,
             shop: Arc::new(shop),

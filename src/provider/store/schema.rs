@@ -6,7 +6,8 @@ use rusqlite::{Connection, Transaction};
 const APPLICATION_ID: i32 = 0x6163_6a62;
 
 /// Each brings the schema from its index to the next version.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE jobs (
     request_id   TEXT PRIMARY KEY NOT NULL,
     job_id       TEXT NOT NULL UNIQUE,
@@ -48,7 +49,16 @@ CREATE TABLE listings (
     provider TEXT PRIMARY KEY NOT NULL,
     at       INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+CREATE TABLE announcements (
+    provider TEXT NOT NULL,
+    at       INTEGER NOT NULL,
+    event    TEXT NOT NULL,
+    PRIMARY KEY (provider, at, event)
+) STRICT, WITHOUT ROWID;
+",
+];
 
 /// What keeps a file from being used as a job store.
 #[derive(Debug)]

@@ -281,3 +281,27 @@ fn one_sells_from_a_store_at_a_time() {
     drop(lock);
     assert!(again.lock().is_ok());
 }
+
+#[tokio::test]
+async fn recent_announcements_are_known_until_they_are_taken_back() {
+    let (folder, store) = store();
+    let id = |n: u8| EventId::from_byte_array([n; 32]);
+    let (us, others) = (keys(1), keys(2));
+    for (n, whose, at) in [(1, us, 0), (2, us, 50), (3, others, 50), (4, us, 100)] {
+        let (at, recent) = (NOW.plus(at), NOW.plus(at).minus(60));
+        let said = store.remember_announcement(whose, id(n), at, recent);
+        said.await.expect("written");
+    }
+    drop(store);
+    let store = JobStore::open(&file(&folder)).expect("opens");
+    let known = async |whose| {
+        store
+            .announcements(whose, NOW.minus(9))
+            .await
+            .expect("read")
+    };
+    assert_eq!(known(us).await, [id(4), id(2)]);
+    store.forget_announcements(us).await.expect("written");
+    assert_eq!(known(us).await, []);
+    assert_eq!(known(others).await, [id(3)]);
+}

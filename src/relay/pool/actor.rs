@@ -244,8 +244,10 @@ impl Actor {
         self.connection += 1;
         (self.up_since, self.heard_at) = (now, now);
         self.unreachable = None;
+        let connections = self.connection;
         self.shared.set(self.index, |state| {
             state.connected = true;
+            state.connections = connections;
             state.trouble = None;
         });
         let heartbeat = Due::Heartbeat(self.connection);

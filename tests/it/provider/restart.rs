@@ -287,3 +287,64 @@ async fn wherever_it_is_cut_off_what_is_paid_is_delivered_once() {
         assert!(of_job[0].content.contains(&prompt));
     }
 }
+
+#[tokio::test]
+async fn however_often_it_leaves_and_comes_back_it_is_listed_at_once_and_gone_at_once() {
+    let (world, keys) = (World::new().await, Keys::generate());
+    let us = keys.public_key();
+    // All within one second, and so that the times say how often it had to try.
+    let now = agent_compute::units::UnixSecs::new(Timestamp::now().as_secs());
+    for round in 0..5 {
+        let parts = Parts {
+            clock: Clock::fixed(now),
+            ..world.parts(&keys)
+        };
+        let seller = Seller::start(world.config(), parts).await;
+        let said = world.findable(us).await;
+        let times: Vec<u64> = said
+            .iter()
+            .map(|event| event.created_at.as_secs())
+            .collect();
+        let expected = now.plus(2 * round).get();
+        assert_eq!(times, [expected; 2], "a listing and an announcement");
+        assert_eq!(world.offers(Some(seller.channel)).await, [us]);
+        assert_eq!(world.offers(None).await, [us]);
+
+        let channel = seller.channel;
+        seller.stop().await.unwrap();
+        assert!(world.offers(Some(channel)).await.is_empty());
+        let listings = Filter::new().kind(Kind::Custom(31_990));
+        let left = fetch(world.session().as_ref(), listings, SOON, 10).await;
+        assert_eq!(left.unwrap().events, [], "not even an empty listing");
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_was_away_for_a_moment_and_forgot_everything_is_told_again() {
+    let (mut world, keys) = (World::new().await, Keys::generate());
+    let us = keys.public_key();
+    let seller = world.sell(&keys).await;
+    let address = world.relay.addr();
+    world.relay.shutdown().await;
+    world.relay = EmbeddedRelay::listen(address).await.unwrap();
+    eventually("it is listed and announced again", async || {
+        world.findable(us).await.len() == 2
+    })
+    .await;
+    assert_eq!(world.offers(None).await, [us]);
+    assert_eq!(world.offers(Some(seller.channel)).await, [us]);
+}
+
+#[tokio::test]
+async fn leaving_takes_back_what_was_said_before_a_crash_too() {
+    let (world, keys) = (World::new().await, Keys::generate());
+    let us = keys.public_key();
+    for _ in 0..2 {
+        world.sell(&keys).await.stop_at_once().await;
+    }
+    let seller = world.sell(&keys).await;
+    let announced = world.said(us, "ServiceAnnouncement").await;
+    assert_eq!(announced.len(), 3);
+    seller.stop().await.unwrap();
+    assert!(world.findable(us).await.is_empty());
+}

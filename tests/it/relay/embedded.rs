@@ -73,7 +73,10 @@ async fn a_newer_listing_replaces_the_older() {
     let contents: Vec<_> = there.events.iter().map(|e| e.content.as_str()).collect();
     assert_eq!(contents, ["new"]);
     let older = session.publish(&listing("older", 5), SOON).await;
-    assert!(matches!(older, Err(RelayError::NotPublished(_))));
+    let Err(RelayError::NotPublished(refusals)) = older else {
+        panic!("it was taken");
+    };
+    assert!(refusals[0].reason.contains("newer"), "{refusals:?}");
 }
 
 #[tokio::test]

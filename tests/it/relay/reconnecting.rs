@@ -9,6 +9,7 @@ async fn nothing_is_missed_across_restarts_of_the_relay() {
     let keys = Keys::generate();
     let mut subscription = reader.subscribe(by(&keys), SOON).await.unwrap();
     for round in 0..5 {
+        assert_eq!(reader.relays()[0].connections, round + 1);
         let before = message(&keys, &format!("before {round}"));
         writer.publish(&before, SOON).await.unwrap();
         assert_eq!(event(&mut subscription).await, before);
