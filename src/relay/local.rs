@@ -1,6 +1,6 @@
 //! The embedded relay: everything a market needs, in one process or on one network.
 //!
-//! The relay logic is `nostr-relay-builder`'s [`LocalRelay`], over a [`store`] of our own. Sockets are
+//! The relay logic is `nostr-relay-builder`'s [`LocalRelay`], over a `store` of our own. Sockets are
 //! accepted here rather than there, for two reasons: its own leave the Nagle stall in (see
 //! [`transport`](super::transport)), and read messages of up to 64 MiB. So the HTTP upgrade is
 //! answered here, and the relay is handed a stream that is quick and limited.
