@@ -108,10 +108,10 @@ mod tests {
         ] {
             let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
             let words = Fault::Sql(error)
-                .of(Path::new("/home/l.sqlite"))
+                .of(Path::new("/books/l.sqlite"))
                 .to_string();
             assert!(words.contains(mends), "{words}");
-            assert!(words.contains("/home/l.sqlite"), "{words}");
+            assert!(words.contains("/books/l.sqlite"), "{words}");
         }
     }
 }
