@@ -116,7 +116,7 @@ impl Credit {
         true
     }
 
-    /// Takes one of the places that may be taken from unpaid quotes; false if there is none for now.
+    /// Takes one of the places that may be taken from unpaid quotes; false until another one is due.
     pub(super) fn take_place(&mut self, now: Instant) -> bool {
         self.places.leak(now, PLACES_REFILL);
         let may = self.places.used < PLACES_BURST;

@@ -159,7 +159,7 @@ impl<'a> Run<'a> {
         self.drive(answers, stop).await
     }
 
-    /// Sees a purchase through, from wherever it stands, until it is over for now.
+    /// Sees a purchase through, from wherever it stands, until the buyer can be told how it stands.
     ///
     /// # Errors
     /// As [`Self::buy`].

@@ -368,7 +368,7 @@ pub enum Happening {
         /// Whether "no such payment" proves that there was and will be none.
         authoritative: bool,
     },
-    /// The wallet is not to be asked any more for now; the payment stays in doubt.
+    /// The wallet has been asked long enough; the payment stays in doubt, for recovery to decide.
     GiveUpLooking,
     /// The stream was over a while ago, and no whole text followed.
     NoWholeText,
@@ -398,11 +398,11 @@ pub enum Effect {
     LookUp,
     /// Come back with [`Happening::NoWholeText`] in a while.
     AwaitWholeText,
-    /// It is over for now: tell the buyer.
+    /// Tell the buyer how it stands: done, or left to recovery.
     Finish(Finish),
 }
 
-/// How it ended, for now.
+/// How this run of it ended. A payment in doubt, or a result that is late, is left to recovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finish {
     /// With a result.
