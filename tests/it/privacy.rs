@@ -1,0 +1,1 @@
+//! Sealed messages: who can read them, and who can't.

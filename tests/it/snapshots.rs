@@ -1,0 +1,1 @@
+//! Help, errors and JSON, as users see them.
