@@ -21,6 +21,9 @@ use crate::units::UnixSecs;
 /// of pieces needs the same one again and again.
 const PEERS_AT_HAND: usize = 64;
 
+/// The version of NIP-44 that is spoken; the first byte of a payload.
+const VERSION: u8 = 2;
+
 /// Signs an event as of `at`.
 ///
 /// # Errors
@@ -92,6 +95,10 @@ impl Sealer {
         let bytes = BASE64
             .decode(&sealed.payload)
             .map_err(|_| SealError::NotBetweenUs)?;
+        // Not looked at below, and not part of what is authenticated.
+        if bytes.first() != Some(&VERSION) {
+            return Err(SealError::NotBetweenUs);
+        }
         let key = self.key(from)?;
         let plaintext = v2::decrypt_to_bytes(&key, &bytes)
             .ok()
@@ -133,7 +140,7 @@ mod tests {
 
     fn result(text: &str) -> AgentMessage {
         AgentMessage::JobResult(JobResult {
-            job_id: "job_0123456789abcdef".parse::<JobId>().unwrap(),
+            job_id: JobId::from_wire("job_0123456789abcdef"),
             result: text.to_owned(),
         })
     }
