@@ -418,8 +418,8 @@ impl Attempt<'_> {
             return Err(Error::new(Code::NoProvider, "the provider has no channel"));
         };
         let now = engine.clock.now();
-        let sealed = encryption(ready, request)? != Encrypt::Off
-            && offer.features.contains(&Feature::Nip44);
+        let sealed =
+            encryption(ready, request)? != Encrypt::Off && offer.features.contains(&Feature::Nip44);
         let request_event = self.request_event(offer, channel, sealed, now)?;
         let left = self.deadline.saturating_duration_since(Instant::now());
         Ok(Terms {

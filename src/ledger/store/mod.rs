@@ -15,8 +15,8 @@ use self::read::{
     Stored, clamp_time, open_on_wallet, parsed, required, stored, stored_time, usage,
 };
 pub(super) use self::read::{
-    by_key, find, hash_used, history, ledger_time, log, purchase, sealing_providers,
-    settlements, unfinished, usage_now,
+    by_key, find, hash_used, history, ledger_time, log, purchase, sealing_providers, settlements,
+    unfinished, usage_now,
 };
 use super::budget::{self, WalletView};
 use super::{

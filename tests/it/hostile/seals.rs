@@ -5,11 +5,12 @@ use agent_compute::ids::JobId;
 use agent_compute::protocol::Feature;
 use agent_compute::protocol::channel;
 use agent_compute::protocol::codec;
+use agent_compute::protocol::listing::listing;
 use agent_compute::protocol::message::{AgentMessage, JobError, Sealed};
 use agent_compute::relay::seal::Sealer;
 use nostr::{Event, Keys, PublicKey, Timestamp};
 
-use super::cast::{Peer, result};
+use super::cast::{Peer, now, result};
 use super::stage::{Books, PRICE, Stage};
 
 fn sealer(keys: &Keys) -> Sealer {
@@ -63,7 +64,10 @@ async fn a_provider_once_sent_seals_gets_no_plain_text_when_it_lists_none() {
     assert_eq!(buyer.expect(10).last()["code"], "provider_refused");
 
     // From here on it says that it can't: whoever made it say so wants to read the prompt.
-    peer.list(|listing| listing.expires_at = Some(super::cast::now().plus(7200)))
+    // Later than the first by its own date: of two from one second a relay keeps either.
+    let at = Timestamp::from_secs(now().plus(2).get());
+    let downgraded = listing(&peer.listing_content()).custom_created_at(at);
+    peer.publish(&downgraded.sign_with_keys(&peer.keys).unwrap())
         .await;
     let refused = stage.buy(&customer, peer.key(), &[]).await.expect(3);
     let said = refused.last()["message"].as_str().unwrap().to_owned();
