@@ -81,7 +81,7 @@ impl Choice {
             Reason::Model { wanted, .. } => {
                 format!("without model {wanted}{}", self.nearest_model(wanted))
             }
-            Reason::Feature { lacks } => format!("without {}", lacks.as_str()),
+            Reason::Feature { lacks } => format!("without {}", super::needed(*lacks)),
             Reason::Price { most, .. } => {
                 format!("too expensive ({}--max-price is {most})", asking(cheapest))
             }
