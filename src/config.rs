@@ -318,6 +318,8 @@ pub struct ProviderConfig {
     pub price_per_1k_tokens: Msat,
     /// Send results as they are made, to customers that ask for it.
     pub stream: bool,
+    /// Do jobs for money in escrow, where the wallet has hold invoices.
+    pub escrow: bool,
     /// Jobs at once.
     pub max_jobs: u32,
     /// Seconds between two announcements.
@@ -335,6 +337,7 @@ impl Default for ProviderConfig {
             price: DEFAULT_PRICE,
             price_per_1k_tokens: Msat::ZERO,
             stream: false,
+            escrow: true,
             max_jobs: DEFAULT_MAX_JOBS,
             announce_every_secs: DEFAULT_ANNOUNCE_EVERY_SECS,
         }

@@ -43,6 +43,7 @@ pub const KEYS: [(&str, &[&str]); 7] = [
             "price_msats",
             "price_per_1k_tokens_msats",
             "stream",
+            "escrow",
             "max_jobs",
             "announce_every_secs",
         ],
@@ -119,6 +120,7 @@ struct ProviderSection {
     price_msats: Option<Millisats>,
     price_per_1k_tokens_msats: Option<Millisats>,
     stream: bool,
+    escrow: Option<bool>,
     max_jobs: Option<Whole<1, { MAX_MAX_JOBS as u64 }>>,
     announce_every_secs: Option<Whole<1, MAX_ANNOUNCE_EVERY_SECS>>,
 }
@@ -189,6 +191,7 @@ impl ProviderSection {
                 .price_per_1k_tokens_msats
                 .map_or(default.price_per_1k_tokens, |price| price.0),
             stream: self.stream,
+            escrow: self.escrow.unwrap_or(default.escrow),
             max_jobs: self
                 .max_jobs
                 .and_then(|jobs| u32::try_from(jobs.0).ok())

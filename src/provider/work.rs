@@ -17,13 +17,13 @@ use super::event::{ProviderEvent, Reporter};
 use super::job::{Address, Job};
 use super::pieces;
 use super::pricing::Refusal;
-use super::store::Finish;
+use super::store::{Finish, JobStore};
 use super::voice::{Unspeakable, Voice};
 use crate::protocol::message::{AgentMessage, JobResult, StreamChunk};
 use crate::relay::RelayError;
 
 /// The longest that a backend may take.
-const WORK: Duration = Duration::from_secs(600);
+pub(super) const WORK: Duration = Duration::from_secs(600);
 
 /// The first chunk goes out at once; then chunks are gathered for this long, since relays limit the rate.
 const GATHER: Duration = Duration::from_millis(50);
@@ -42,6 +42,7 @@ const WAITING_CHUNKS: usize = 64;
 pub(super) struct Workshop {
     pub(super) voice: Voice,
     pub(super) backend: Arc<dyn Backend>,
+    pub(super) store: JobStore,
     pub(super) reporter: Reporter,
 }
 
@@ -72,20 +73,24 @@ impl Workshop {
                 messages,
                 tokens,
             },
-            Err(why) => self.failure(job, why),
+            Err(why) => self.failed(job, why),
         }
     }
 
-    /// The end of a job that there is no result for.
-    pub(super) fn failure(&self, job: &Job, why: String) -> Finish {
-        let said = "the provider could not do this job";
+    /// The end of a job that the backend could not do.
+    pub(super) fn failed(&self, job: &Job, why: String) -> Finish {
+        let refusal = Refusal::new("failed", "the provider could not do this job");
+        self.failure(job, &refusal, why)
+    }
+
+    /// The end of a job that there is no result for. `why` is for the owner.
+    pub(super) fn failure(&self, job: &Job, refusal: &Refusal, why: String) -> Finish {
         let mut messages = Vec::new();
-        let refusal = Refusal::new("failed", said);
-        let no = self.voice.refusal(job.address, &refusal);
+        let no = self.voice.refusal(job.address, refusal);
         let in_old_words = job.deployed.then(|| {
             let result = JobResult {
                 job_id: job.address.job_id(),
-                result: format!("Error: {said}"),
+                result: format!("Error: {}", refusal.message),
             };
             self.voice
                 .answer(job.address, &AgentMessage::JobResult(result))
