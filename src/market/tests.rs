@@ -47,13 +47,13 @@ fn headroom(msats: u64) -> Option<Headroom> {
 }
 
 fn ranked(offers: &[Offer], policy: &Policy) -> Vec<u8> {
-    let choice = choose(offers.to_vec(), policy, NOW);
+    let choice = choose(offers.to_vec(), policy, &History::new(), NOW);
     let first_byte = |offer: &Offer| offer.provider.to_bytes()[0];
     choice.ranked.iter().map(first_byte).collect()
 }
 
 fn word(offer: &Offer, policy: &Policy) -> Option<&'static str> {
-    left_out(offer, policy, NOW).map(|reason| reason.as_str())
+    left_out(offer, policy, &History::new(), NOW).map(|reason| reason.as_str())
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn a_provider_is_taken_by_key_and_never_by_price() {
     let offers = [offer(0xaa, 10), offer(0xbb, 99)];
     assert_eq!(ranked(&offers, &by_key("bbbbbbbb")), [0xbb]);
     assert_eq!(ranked(&offers, &by_key("BBBBBBBBBB")), [0xbb]);
-    let none = choose(offers.to_vec(), &by_key("cccccccc"), NOW);
+    let none = choose(offers.to_vec(), &by_key("cccccccc"), &History::new(), NOW);
     assert_eq!(
         none.verdict(),
         Verdict::NoProvider(
@@ -132,7 +132,7 @@ fn a_prefix_that_fits_two_keys_chooses_neither() {
             ..twin
         },
     ];
-    let choice = choose(offers, &policy, NOW);
+    let choice = choose(offers, &policy, &History::new(), NOW);
     assert!(choice.ranked.is_empty());
     let Verdict::Ambiguous(text) = choice.verdict() else {
         panic!("{:?}", choice.verdict());
@@ -181,7 +181,7 @@ fn each_cause_has_its_word() {
         ("budget", with(&|p| p.headroom = headroom(9_999))),
     ] {
         assert_eq!(word(&plain, &policy), Some(expected));
-        let reason = left_out(&plain, &policy, NOW).unwrap();
+        let reason = left_out(&plain, &policy, &History::new(), NOW).unwrap();
         assert!(!reason.to_string().is_empty());
     }
     let homeless = Offer {
@@ -272,7 +272,7 @@ fn what_is_old_expired_or_from_the_future_is_not_believed() {
 }
 
 fn verdict(offers: &[Offer], policy: &Policy) -> Verdict {
-    choose(offers.to_vec(), policy, NOW).verdict()
+    choose(offers.to_vec(), policy, &History::new(), NOW).verdict()
 }
 
 #[test]
@@ -403,11 +403,11 @@ mod properties {
                 own: key(4),
                 ..policy()
             };
-            let choice = choose(offers.clone(), &policy, NOW);
+            let choice = choose(offers.clone(), &policy, &History::new(), NOW);
             prop_assert_eq!(choice.ranked.len() + choice.left_out.len(), offers.len());
             prop_assert_eq!(choice.ranked.is_empty(), choice.verdict() != Verdict::Ok);
             for offer in &choice.ranked {
-                prop_assert_eq!(left_out(offer, &policy, NOW), None);
+                prop_assert_eq!(left_out(offer, &policy, &History::new(), NOW), None);
             }
             let mut reversed = offers;
             reversed.reverse();
@@ -415,7 +415,7 @@ mod properties {
                 let key = |offer: &Offer| (offer.provider, offer.at, offer.expected_price(500));
                 choice.ranked.iter().map(key).collect()
             };
-            prop_assert_eq!(keys(&choose(reversed, &policy, NOW)), keys(&choice));
+            prop_assert_eq!(keys(&choose(reversed, &policy, &History::new(), NOW)), keys(&choice));
         }
     }
 }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 pub(super) use self::wallet::look_up;
 use self::wallet::{Claim, ordered, prepare};
 use super::event::{PurchaseEvent, Receipt};
+use super::observed::{FirstToken, observation};
 use super::state::{Booking, Effect, Finish, Happening, PayBy, Phase, Quote, State, Step};
 use super::step::{Now, step};
 use super::watcher::Watcher;
@@ -68,6 +69,7 @@ pub struct Run<'a> {
     /// When a payment in doubt is left to `recover`.
     doubt_until: Option<Instant>,
     look_after: Duration,
+    first_token: FirstToken,
     /// Nothing live is expected: what the relays have stored is all there is.
     stored_only: bool,
     finished: Option<Finish>,
@@ -99,6 +101,7 @@ impl<'a> Run<'a> {
             whole_text_by: None,
             doubt_until: None,
             look_after: config::LOOK_UP_FIRST,
+            first_token: FirstToken::default(),
             stored_only: false,
             finished: None,
         }
@@ -222,6 +225,7 @@ impl<'a> Run<'a> {
         let before = self.state.phase.clone();
         let now = self.now();
         let next = step(&mut self.state, happening, now);
+        self.first_token.see(&before, &self.state, now.elapsed_ms);
         let Some(Step { tell, effects, .. }) = self.commit(before, next).await? else {
             return Ok(());
         };
@@ -255,10 +259,12 @@ impl<'a> Run<'a> {
             Ok(row) => row,
             Err(error) => return Err(Error::new(Code::Internal, error.to_string())),
         };
+        let seen = observation(&before, &self.state, self.first_token.ms());
         let entries: Vec<Entry> = next
             .entries
             .iter()
             .map(|booking| self.entry(booking))
+            .chain(seen.map(Entry::Observe))
             .collect();
         let id = self.state.terms.id;
         let committed = self

@@ -34,6 +34,7 @@ pub mod assembly;
 pub mod driver;
 pub mod event;
 pub mod listen;
+pub mod observed;
 pub mod recover;
 pub mod state;
 pub mod step;
