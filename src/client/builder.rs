@@ -7,12 +7,13 @@ use tokio::sync::OnceCell;
 
 use super::{Code, ComputeClient, Error, Inner, Ready, Result};
 use crate::clock::Clock;
-use crate::config::{Config, DEFAULT_RELAYS, Home, Role, Runway};
+use crate::config::{Config, DEFAULT_RELAYS, Encrypt, Home, Role, Runway};
 use crate::identity::{Identity, keystore};
 use crate::ledger::{Ledger, Limits, Scope};
 use crate::purchase::driver::Engine;
 use crate::purchase::recover::{Depth, recover};
 use crate::relay::pool::{PoolOptions, RelayPoolSession, parse_urls};
+use crate::relay::seal::Sealer;
 use crate::relay::{RelayError, RelaySession};
 use crate::units::{Msat, Network};
 use crate::wallet::Wallet;
@@ -94,6 +95,7 @@ pub struct Builder {
     deny: Option<Vec<PublicKey>>,
     books: Option<Scope>,
     unproven_limit: Option<Msat>,
+    encrypt: Option<Encrypt>,
     leaves_open: bool,
     clock: Clock,
 }
@@ -193,6 +195,13 @@ impl Builder {
         self
     }
 
+    /// Whether messages are encrypted (NIP-44). What the configuration requires stays required.
+    #[must_use]
+    pub const fn encrypt(mut self, encrypt: Encrypt) -> Self {
+        self.encrypt = Some(encrypt);
+        self
+    }
+
     /// Leaves what a crash left open to [`ComputeClient::recover`], instead of settling it before the
     /// first purchase.
     #[must_use]
@@ -261,6 +270,7 @@ impl Builder {
         let mut deny = config.policy.deny;
         deny.extend(self.deny.iter().flatten());
         let engine = Engine {
+            sealer: Arc::new(Sealer::new(identity.clone())),
             identity,
             relays: self.connect(&config.relays)?,
             wallet,
@@ -286,7 +296,15 @@ impl Builder {
             deny,
             max_hold_secs: config.policy.max_hold_secs,
             unproven_limit,
+            encrypt: self.encryption(config.policy.encrypt),
         })
+    }
+
+    fn encryption(&self, configured: Encrypt) -> Encrypt {
+        match (configured, self.encrypt) {
+            (Encrypt::Required, _) => Encrypt::Required,
+            (configured, wanted) => wanted.unwrap_or(configured),
+        }
     }
 
     fn money(&self) -> Result<Money> {

@@ -11,7 +11,7 @@ use super::store::Fault;
 /// "acLG": tells our files from any other program's.
 const APPLICATION_ID: i64 = 0x6163_4c47;
 
-const MIGRATIONS: &[&str] = &[FIRST, RECORD];
+const MIGRATIONS: &[&str] = &[FIRST, SEALING, RECORD];
 
 const FIRST: &str = "
 -- The latest ledger time there was. It never runs backwards.
@@ -105,6 +105,14 @@ CREATE TRIGGER log_lines_stay BEFORE UPDATE ON log
 BEGIN SELECT RAISE(ABORT, 'the log is only added to'); END;
 ";
 
+/// Providers that were sent a sealed request. A later listing of theirs without `nip44` is not believed
+/// over this: prompts must not fall back to plain text because somebody says so.
+const SEALING: &str = "
+CREATE TABLE sealing_providers (
+    provider TEXT PRIMARY KEY CHECK (length(provider) = 64)
+) STRICT, WITHOUT ROWID;
+";
+
 /// What our own purchases say of their providers. Those that ended before this was kept are counted as far
 /// as their states tell: this looks into them once, and at what is damaged or strange not at all.
 const RECORD: &str = "
@@ -159,7 +167,8 @@ FROM (
         CASE p.status
             WHEN 'failed' THEN CASE json_extract(p.json, '$.phase.failed.code')
                 WHEN 'provider_refused' THEN 'refused'
-                WHEN 'bad_invoice' THEN 'bad_invoice'
+                WHEN 'bad_invoice' THEN
+                    iif(json_extract(p.json, '$.terms.listed') IS NULL, 'refused', 'bad_invoice')
             END
             WHEN 'open' THEN NULL
             ELSE p.status

@@ -26,6 +26,7 @@ fn state(phase: Phase) -> State {
         max_price: None,
         max_fee: None,
         max_hold_secs: 0,
+        sealed: false,
         fingerprint: None,
         started_at: UnixSecs::new(0),
         deadline: UnixSecs::new(0),
