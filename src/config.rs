@@ -246,6 +246,9 @@ pub struct Policy {
     pub encrypt: Encrypt,
     /// The longest that a hold may lock our money, in seconds.
     pub max_hold_secs: u64,
+    /// The most that a provider without a good record of ours is paid outside of escrow; `None`: no more
+    /// than the limits allow anyway.
+    pub unproven_limit: Option<Msat>,
 }
 
 impl Default for Policy {
@@ -256,6 +259,7 @@ impl Default for Policy {
             deny: Vec::new(),
             encrypt: Encrypt::Prefer,
             max_hold_secs: DEFAULT_MAX_HOLD_SECS,
+            unproven_limit: None,
         }
     }
 }

@@ -30,7 +30,14 @@ pub const KEYS: [(&str, &[&str]); 7] = [
     ),
     (
         "policy",
-        &["select", "allow", "deny", "encrypt", "max_hold_secs"],
+        &[
+            "select",
+            "allow",
+            "deny",
+            "encrypt",
+            "max_hold_secs",
+            "unproven_limit_sats",
+        ],
     ),
     (
         "provider",
@@ -107,6 +114,7 @@ struct PolicySection {
     deny: Vec<Key>,
     encrypt: Option<Encrypt>,
     max_hold_secs: Option<Whole<1, { 366 * 86_400 }>>,
+    unproven_limit_sats: Option<Sats>,
 }
 
 #[derive(Default, Deserialize)]
@@ -170,6 +178,7 @@ impl File {
                     .policy
                     .max_hold_secs
                     .map_or(policy.max_hold_secs, |n| n.0),
+                unproven_limit: self.policy.unproven_limit_sats.map(|sats| sats.0),
             },
             provider: self.provider.into_config(),
             folder,
