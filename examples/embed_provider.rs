@@ -45,6 +45,9 @@ async fn main() -> Result<()> {
 #[derive(Debug)]
 struct Backwards;
 
+/// Longer texts tear.
+const MOST_WORDS: usize = 1000;
+
 #[async_trait]
 impl Backend for Backwards {
     fn name(&self) -> &str {
@@ -61,16 +64,16 @@ impl Backend for Backwards {
         request: GenerateRequest,
         chunks: mpsc::Sender<String>,
     ) -> Result<Generated, BackendError> {
-        let most = request.max_tokens as usize;
-        let words: Vec<&str> = request.prompt.split_whitespace().rev().take(most).collect();
-        if words.is_empty() {
-            // The customer is told that it failed; the words are for our own log.
-            return Err(BackendError::Failed("a prompt without words".into()));
+        let words: Vec<&str> = request.prompt.split_whitespace().collect();
+        if words.len() > MOST_WORDS {
+            // The customer is told that it failed; these words are for our own log.
+            return Err(BackendError::Failed(format!("{} words", words.len())));
         }
+        let most = request.max_tokens as usize;
         let mut text = String::new();
-        for word in &words {
+        for word in words.iter().rev().take(most) {
             let piece = if text.is_empty() {
-                (*word).to_owned()
+                (*word).to_string()
             } else {
                 format!(" {word}")
             };
@@ -80,7 +83,7 @@ impl Backend for Backwards {
         }
         Ok(Generated {
             text,
-            tokens: u32::try_from(words.len()).ok(),
+            tokens: u32::try_from(words.len().min(most)).ok(),
         })
     }
 }

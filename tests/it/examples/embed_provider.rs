@@ -23,14 +23,14 @@ async fn what_the_backend_makes_is_what_is_bought() {
 async fn a_backend_that_fails_is_reported_to_both() {
     let market = Market::open().await.unwrap();
     let mut provider = sell(&market).await.unwrap();
-    let failed = buy(&market, "   ").await.unwrap_err();
+    let failed = buy(&market, &"a ".repeat(1001)).await.unwrap_err();
     let failed = failed.downcast_ref::<agent_compute::Error>().unwrap();
     assert_eq!(failed.code(), Code::Undelivered, "{failed}");
     assert_eq!(failed.paid_msat(), Msat::new(3_000));
     loop {
         match provider.next_event().await {
             Some(ProviderEvent::Failed { reason, .. }) => {
-                assert!(reason.contains("without words"), "{reason}");
+                assert!(reason.contains("1001 words"), "{reason}");
                 break;
             }
             Some(_) => {}
