@@ -83,7 +83,7 @@ pub struct BuyArgs {
     /// The routing fee allowed on top, in millisats (default: 1 % of the price, at least 10000)
     #[arg(long, value_name = "MSATS", value_parser = args::msats_or_none, help_heading = "Paying")]
     pub max_fee: Option<Msat>,
-    /// Pay into escrow, and release after delivery (no wallet of this version can: exit 12)
+    /// Lock the money first, and let it go after delivery: only providers that list hold-invoice
     #[arg(long, help_heading = "Paying")]
     pub htlc: bool,
     /// No payment at all, as in the original tool's test mode: regtest only
@@ -95,7 +95,7 @@ pub struct BuyArgs {
     /// Ask for a NIP-90 job instead of going through a channel (not in this version: exit 2)
     #[arg(long, help_heading = "Buying")]
     pub direct: bool,
-    /// Do not encrypt, even where the provider can (nothing is encrypted in this version)
+    /// Do not encrypt, even where the provider can: prompt and result are public then
     #[arg(long, help_heading = "Buying")]
     pub plaintext: bool,
     /// The longest that the whole purchase may take

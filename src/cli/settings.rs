@@ -249,6 +249,8 @@ pub struct PurchaseSettings {
     pub timeout: Duration,
     /// Choose only.
     pub dry_run: bool,
+    /// Lock the money, and let it go after delivery.
+    pub htlc: bool,
     /// Do not encrypt.
     pub plaintext: bool,
     /// The owner's limits.
@@ -299,8 +301,7 @@ impl PurchaseSettings {
     /// What these flags mean over these settings. Reads the prompt, from stdin if it says so.
     ///
     /// # Errors
-    /// [`Code::Usage`] if there is no prompt or something contradicts; [`Code::Wallet`] for escrow,
-    /// which no wallet of this version has.
+    /// [`Code::Usage`] if there is no prompt or something contradicts.
     pub fn resolve(flags: &BuyArgs, settings: &Settings) -> Result<Self> {
         let Some(prompt) = &flags.prompt else {
             return Err(usage(
@@ -312,16 +313,14 @@ impl PurchaseSettings {
                 "--direct: NIP-90 jobs are not part of this version; leave it out to buy through a channel",
             ));
         }
-        if settings.config.policy.encrypt == Encrypt::Required {
+        if flags.plaintext && settings.config.policy.encrypt == Encrypt::Required {
             return Err(usage(
-                "[policy] encrypt = \"required\": encryption is not part of this version, and nothing \
-                 is sent in plain text against your policy",
+                "--plaintext: [policy] encrypt = \"required\" in your config forbids plain text",
             ));
         }
-        if flags.htlc {
-            return Err(Error::new(
-                Code::Wallet,
-                "--htlc: escrow is not part of this version; nothing was paid",
+        if flags.htlc && settings.wallet == WalletChoice::Without {
+            return Err(usage(
+                "--htlc locks money, and --no-wallet pays nothing: leave one of them out",
             ));
         }
         Ok(Self {
@@ -332,6 +331,7 @@ impl PurchaseSettings {
             idempotency_key: flags.idempotency_key.clone(),
             timeout: Duration::from_secs(flags.timeout),
             dry_run: flags.dry_run,
+            htlc: flags.htlc,
             plaintext: flags.plaintext,
             limits: settings.limits(),
         })

@@ -8,9 +8,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{ProviderSeen, PurchaseEvent, PurchaseRequest, Ready, Receipt};
+use crate::config::Encrypt;
 use crate::discovery::{DiscoveryRequest, discover};
 use crate::error::{Code, Error, Result};
-use crate::ids::PurchaseId;
+use crate::ids::{Preimage, PurchaseId};
 use crate::ledger::{
     Idempotency, LedgerError, NewPurchase, Opened, PurchaseRecord, RefusedBy, Status,
 };
@@ -19,6 +20,7 @@ use crate::protocol::message::{AgentMessage, JobRequest};
 use crate::protocol::{Feature, KIND_TEXT_GENERATION, Offer, channel, codec};
 use crate::purchase::driver::Run;
 use crate::purchase::listen::{Since, listen};
+use crate::purchase::lock::Word;
 use crate::purchase::recover::{Depth, recover_one};
 use crate::purchase::state::{PayBy, Phase, State, Terms};
 use crate::purchase::watcher::Watcher;
@@ -33,7 +35,7 @@ const WATCH_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::
 
 /// Every offer that suits this client.
 pub(super) async fn offers(ready: &Ready, request: &PurchaseRequest) -> Result<Vec<Offer>> {
-    let policy = policy(ready, request, None);
+    let policy = policy(ready, request, None).await?;
     let ends = Instant::now() + request.discovery_time;
     let choice = look_around(ready, request, &policy, ends).await?;
     Ok(choice.ranked)
@@ -49,6 +51,12 @@ pub(super) async fn buy(
     let started = Instant::now();
     let deadline = started + request.timeout;
     check(&request)?;
+    if request.escrow && ready.buys && ready.engine.wallet.is_none() {
+        return Err(Error::new(
+            Code::Usage,
+            "escrow locks real or play money, and without a wallet nothing is paid: choose one",
+        ));
+    }
     if !ready.buys {
         return Err(Error::new(
             Code::Wallet,
@@ -110,7 +118,23 @@ fn check(request: &PurchaseRequest) -> Result<()> {
     Ok(())
 }
 
-fn policy(ready: &Ready, request: &PurchaseRequest, headroom: Option<Headroom>) -> Policy {
+/// Whether messages are sealed: the owner's word, lowered by this request where that leaves a choice.
+fn encryption(ready: &Ready, request: &PurchaseRequest) -> Result<Encrypt> {
+    match (ready.encrypt, request.plaintext) {
+        (Encrypt::Required, true) => Err(Error::new(
+            Code::Usage,
+            "--plaintext: [policy] encrypt = \"required\" forbids plain text",
+        )),
+        (_, true) => Ok(Encrypt::Off),
+        (encrypt, false) => Ok(encrypt),
+    }
+}
+
+async fn policy(
+    ready: &Ready,
+    request: &PurchaseRequest,
+    headroom: Option<Headroom>,
+) -> Result<Policy> {
     let own = ready.engine.identity.public_key();
     let mut policy = Policy::new(own, request.max_tokens);
     policy.select = request.select.clone();
@@ -122,7 +146,19 @@ fn policy(ready: &Ready, request: &PurchaseRequest, headroom: Option<Headroom>) 
     policy.deny.clone_from(&ready.deny);
     policy.needs_channel = true;
     policy.only_channel = request.channel;
-    policy
+    if request.escrow {
+        policy.needs.insert(Feature::HoldInvoice);
+    }
+    match encryption(ready, request)? {
+        Encrypt::Off => {}
+        Encrypt::Prefer => {
+            policy.sealed_before = ready.engine.ledger.sealing_providers().await?;
+        }
+        Encrypt::Required => {
+            policy.needs.insert(Feature::Nip44);
+        }
+    }
+    Ok(policy)
 }
 
 /// What is on offer, and what of it suits.
@@ -176,7 +212,7 @@ pub(super) async fn survey(
     ends: Instant,
 ) -> Result<Survey> {
     let headroom = headroom(ready, request).await?;
-    let policy = policy(ready, request, Some(headroom));
+    let policy = policy(ready, request, Some(headroom)).await?;
     let choice = match &request.offer {
         Some(offer) => market::choose(vec![offer.clone()], &policy, ready.engine.clock.now()),
         None => look_around(ready, request, &policy, ends).await?,
@@ -275,7 +311,7 @@ impl Attempt<'_> {
             let state = read(&record)?;
             match record.state.status {
                 Status::Failed => return Ok(None),
-                Status::Delivered => return self.tell_again(&state).await.map(Some),
+                Status::Delivered => return self.tell_again(&record, &state).await.map(Some),
                 Status::Open | Status::Undelivered if !recovered => {
                     recovered = recover_one(engine, record.clone(), Depth::All)
                         .await?
@@ -284,6 +320,10 @@ impl Attempt<'_> {
                         record = engine.ledger.purchase(record.id).await?;
                         continue;
                     }
+                }
+                // Delivered, and the provider has yet to claim the money.
+                Status::Open if state.receipt().is_some() && recovered => {
+                    return self.tell_again(&record, &state).await.map(Some);
                 }
                 Status::Open | Status::Undelivered => return Err(unsettled(&record, &state)),
             }
@@ -297,10 +337,11 @@ impl Attempt<'_> {
         }
     }
 
-    async fn tell_again(&self, state: &State) -> Result<Receipt> {
-        let receipt = state
+    async fn tell_again(&self, record: &PurchaseRecord, state: &State) -> Result<Receipt> {
+        let mut receipt = state
             .receipt()
             .ok_or_else(|| Error::new(Code::Internal, "a delivered purchase has no receipt"))?;
+        receipt.reserved_msat = record.reserved();
         self.tell(PurchaseEvent::Selected {
             purchase_id: Some(receipt.purchase_id),
             provider: receipt.provider.clone(),
@@ -345,6 +386,9 @@ impl Attempt<'_> {
             idempotency: self.idempotency(),
             state: row,
         };
+        if state.terms.sealed {
+            engine.ledger.remember_sealing(offer.provider).await?;
+        }
         let left = self.deadline.saturating_duration_since(Instant::now());
         let driving = engine
             .ledger
@@ -389,7 +433,10 @@ impl Attempt<'_> {
             return Err(Error::new(Code::NoProvider, "the provider has no channel"));
         };
         let now = engine.clock.now();
-        let request_event = self.request_event(offer, channel, now)?;
+        let sealed =
+            encryption(ready, request)? != Encrypt::Off && offer.features.contains(&Feature::Nip44);
+        let pay_by = self.pay_by();
+        let request_event = self.request_event(offer, channel, &pay_by, sealed, now)?;
         let left = self.deadline.saturating_duration_since(Instant::now());
         Ok(Terms {
             id,
@@ -401,24 +448,41 @@ impl Attempt<'_> {
                 .or_else(|| offer.models.first().cloned()),
             request: request_event,
             network: ready.scope.network,
-            pay_by: match &engine.wallet {
-                Some(wallet) => PayBy::Invoice(wallet.id().clone()),
-                None => PayBy::Nothing,
-            },
+            pay_by,
             listed,
             max_price: request.max_price,
             max_fee: request.max_fee,
             max_hold_secs: ready.max_hold_secs,
+            sealed,
             fingerprint: self.idempotency().map(|key| key.fingerprint),
             started_at: now,
             deadline: now.plus(left.as_secs()),
         })
     }
 
+    /// How it is paid. The secret of an escrow is made here, and is on record before its hash is sent.
+    fn pay_by(&self) -> PayBy {
+        let Some(wallet) = &self.ready.engine.wallet else {
+            return PayBy::Nothing;
+        };
+        let wallet = wallet.id().clone();
+        if !self.request.escrow {
+            return PayBy::Invoice(wallet);
+        }
+        let mut secret = [0; 32];
+        rand::rng().fill_bytes(&mut secret);
+        PayBy::Escrow {
+            wallet,
+            preimage: Preimage::from_bytes(secret),
+        }
+    }
+
     fn request_event(
         &self,
         offer: &Offer,
         channel: nostr::EventId,
+        pay_by: &PayBy,
+        sealed: bool,
         now: UnixSecs,
     ) -> Result<nostr::Event> {
         let Self { ready, request, .. } = self;
@@ -428,6 +492,10 @@ impl Attempt<'_> {
             nonce: Some(PurchaseId::from_bytes(nonce).to_string()),
             model: request.model.clone(),
             stream: Some(request.stream),
+            escrow: pay_by.is_escrow().then_some(Feature::HoldInvoice),
+            payment_hash: pay_by
+                .preimage()
+                .map(|preimage| preimage.payment_hash().to_string()),
             max_price_msats: [offer.expected_price(request.max_tokens), request.max_price]
                 .into_iter()
                 .flatten()
@@ -439,13 +507,20 @@ impl Attempt<'_> {
                 offer.provider,
             )
         };
-        let content = codec::encode(&AgentMessage::JobRequest(job))
-            .map_err(|error| Error::new(Code::Usage, format!("the prompt is too long: {error}")))?;
+        let job = AgentMessage::JobRequest(job);
+        let too_long = |error| Error::new(Code::Usage, format!("the prompt is too long: {error}"));
         let relay = ready.engine.relays.relays();
         let relay = relay
             .first()
             .map_or_else(String::new, |relay| relay.url.to_string());
-        let event = channel::message(channel, &relay, content, None);
+        let event = if sealed {
+            let content = ready.engine.sealer.seal(&offer.provider, &job);
+            let content = content.map_err(|error| too_long(error.to_string()))?;
+            channel::addressed(channel, &relay, content, offer.provider)
+        } else {
+            let content = codec::encode(&job).map_err(|error| too_long(error.to_string()))?;
+            channel::message(channel, &relay, content, None)
+        };
         seal::sign(&ready.engine.identity, event, now)
             .map_err(|error| Error::new(Code::Internal, error.to_string()))
     }
@@ -463,6 +538,18 @@ fn unsettled(record: &PurchaseRecord, state: &State) -> Error {
         Phase::Paying(_) | Phase::Unknown { .. } => (
             Code::PaymentUnknown,
             "the purchase with this key may have been paid; run `agent-customer recover`",
+        ),
+        Phase::Locked(lock) if matches!(lock.word, Word::Unknown(_)) => (
+            Code::PaymentUnknown,
+            "the wallet can't say whether the money of the purchase with this key is locked; run `agent-customer recover`",
+        ),
+        Phase::Locked(_) | Phase::Withheld { .. } => (
+            Code::Undelivered,
+            "the purchase with this key has its money locked, nothing paid, and no result yet; run `agent-customer recover`",
+        ),
+        Phase::Released { .. } => (
+            Code::PaymentUnknown,
+            "the result of the purchase with this key is here, and its payment is not settled yet; run `agent-customer recover`",
         ),
         Phase::Awaiting { .. } | Phase::Undelivered { .. } => (
             Code::Undelivered,

@@ -58,6 +58,9 @@ CREATE TABLE announcements (
     PRIMARY KEY (provider, at, event)
 ) STRICT, WITHOUT ROWID;
 ",
+    "
+ALTER TABLE jobs ADD COLUMN sealed INTEGER NOT NULL DEFAULT 0;
+",
 ];
 
 /// What keeps a file from being used as a job store.
