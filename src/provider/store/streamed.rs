@@ -12,6 +12,8 @@ pub struct Streamed {
     pub text: String,
     /// How many there are: the number of the next one.
     pub chunks: u32,
+    /// The last one, which may be on record and not sent.
+    pub last: String,
 }
 
 impl JobStore {
@@ -48,7 +50,8 @@ impl JobStore {
                 let mut streamed = Streamed::default();
                 let texts = rows.query_map([request.to_hex()], |row| row.get::<_, String>(0))?;
                 for text in texts {
-                    streamed.text.push_str(&text?);
+                    streamed.last = text?;
+                    streamed.text.push_str(&streamed.last);
                     streamed.chunks += 1;
                 }
                 Ok(streamed)
