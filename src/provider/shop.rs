@@ -7,6 +7,7 @@ use std::time::Duration;
 use nostr::{Event, EventId};
 use tokio_util::sync::CancellationToken;
 
+use super::backend::BackendError;
 use super::job::{Address, Job, JobStep, MAX_ATTEMPTS};
 use super::pricing::{Quote, Refusal};
 use super::store::{Finish, JobStore, Seller, StoreError, Unsent};
@@ -265,7 +266,7 @@ impl Shop {
         let request = job.address.request;
         let finish = if job.attempts >= MAX_ATTEMPTS {
             let why = format!("it was begun {} times and never ended", job.attempts);
-            self.workshop.failure(&job, why)
+            self.workshop.failure(&job, &BackendError::Failed(why))
         } else {
             let work = pin!(self.workshop.work(&job));
             self.recorded(&job, work).await

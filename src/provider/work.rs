@@ -63,8 +63,8 @@ impl Workshop {
             Ok(made) => outflow
                 .finish(&made.text)
                 .map(|messages| (messages, made.tokens))
-                .map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
+                .map_err(|error| BackendError::Failed(error.to_string())),
+            Err(error) => Err(error),
         };
         match outcome {
             Ok((messages, tokens)) => Finish {
@@ -72,13 +72,13 @@ impl Workshop {
                 messages,
                 tokens,
             },
-            Err(why) => self.failure(job, why),
+            Err(error) => self.failure(job, &error),
         }
     }
 
     /// The end of a job that there is no result for.
-    pub(super) fn failure(&self, job: &Job, why: String) -> Finish {
-        let said = "the provider could not do this job";
+    pub(super) fn failure(&self, job: &Job, why: &BackendError) -> Finish {
+        let said = why.for_customers();
         let mut messages = Vec::new();
         let refusal = Refusal::new("failed", said);
         let no = self.voice.refusal(job.address, &refusal);
@@ -97,7 +97,7 @@ impl Workshop {
             }
         }
         Finish {
-            error: Some(why),
+            error: Some(why.to_string()),
             messages,
             tokens: None,
         }
