@@ -80,6 +80,16 @@ pub enum WalletCommand {
     Setup,
 }
 
+/// `doctor`
+#[derive(Args, Clone, Debug)]
+pub struct DoctorArgs {
+    /// Try writing to public relays too: each is sent one event that relays don't store, from a throwaway key
+    ///
+    /// Relays on this machine and in private networks are sent one in any case.
+    #[arg(long)]
+    pub write: bool,
+}
+
 /// `completions …`
 #[derive(Args, Clone, Debug)]
 pub struct CompletionsArgs {
