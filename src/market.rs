@@ -55,6 +55,8 @@ pub struct Policy {
     pub own: PublicKey,
     /// What the provider must be able to do.
     pub needs: BTreeSet<Feature>,
+    /// Providers that took sealed messages before: not taken where they no longer list it.
+    pub sealed_before: BTreeSet<PublicKey>,
     /// Only providers that work in a channel.
     pub needs_channel: bool,
     /// Only providers in this channel.
@@ -76,6 +78,7 @@ impl Policy {
             deny: Vec::new(),
             own,
             needs: BTreeSet::new(),
+            sealed_before: BTreeSet::new(),
             needs_channel: false,
             only_channel: None,
         }
@@ -164,6 +167,8 @@ pub enum Reason {
         /// The first thing that it lacks.
         lacks: Feature,
     },
+    /// It took sealed messages before, and lists that no longer.
+    Unsealed,
     /// It asks more than the buyer wants to pay.
     Price {
         /// What it asks; `None` if it did not say, or that is more money than there is.
@@ -197,6 +202,7 @@ impl Reason {
             Self::OtherChannel => "other_channel",
             Self::Model { .. } => "model",
             Self::Feature { .. } => "feature",
+            Self::Unsealed => "unsealed",
             Self::Price { .. } => "price",
             Self::Budget { .. } => "budget",
         }
@@ -223,6 +229,9 @@ impl fmt::Display for Reason {
             Self::OtherChannel => f.write_str("works in another channel"),
             Self::Model { wanted, .. } => write!(f, "does not offer the model {wanted}"),
             Self::Feature { lacks } => write!(f, "lacks {}", lacks.as_str()),
+            Self::Unsealed => {
+                f.write_str("took encrypted messages before and lists that no longer (--plaintext buys all the same)")
+            }
             Self::Price { asks, most } => write!(f, "{}, --max-price is {most}", price(asks)),
             Self::Budget {
                 asks: None,
@@ -336,7 +345,10 @@ fn what(offer: &Offer, policy: &Policy) -> Option<Reason> {
         return Some(Reason::Model { wanted, offers });
     }
     let mut lacks = policy.needs.difference(&offer.features).copied();
-    lacks.next().map(|lacks| Reason::Feature { lacks })
+    let lacks = lacks.next().map(|lacks| Reason::Feature { lacks });
+    let seals = offer.features.contains(&Feature::Nip44);
+    let unsealed = !seals && policy.sealed_before.contains(&offer.provider);
+    lacks.or_else(|| unsealed.then_some(Reason::Unsealed))
 }
 
 fn how_much(offer: &Offer, policy: &Policy) -> Option<Reason> {

@@ -95,7 +95,7 @@ pub struct BuyArgs {
     /// Ask for a NIP-90 job instead of going through a channel (not in this version: exit 2)
     #[arg(long, help_heading = "Buying")]
     pub direct: bool,
-    /// Do not encrypt, even where the provider can (nothing is encrypted in this version)
+    /// Do not encrypt, even where the provider can: prompt and result are public then
     #[arg(long, help_heading = "Buying")]
     pub plaintext: bool,
     /// The longest that the whole purchase may take

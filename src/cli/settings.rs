@@ -338,10 +338,9 @@ impl PurchaseSettings {
                 "--direct: NIP-90 jobs are not part of this version; leave it out to buy through a channel",
             ));
         }
-        if settings.config.policy.encrypt == Encrypt::Required {
+        if flags.plaintext && settings.config.policy.encrypt == Encrypt::Required {
             return Err(usage(
-                "[policy] encrypt = \"required\": encryption is not part of this version, and nothing \
-                 is sent in plain text against your policy",
+                "--plaintext: [policy] encrypt = \"required\" in your config forbids plain text",
             ));
         }
         if flags.htlc {

@@ -7,12 +7,13 @@ use tokio::sync::OnceCell;
 
 use super::{Code, ComputeClient, Error, Inner, Ready, Result};
 use crate::clock::Clock;
-use crate::config::{Config, DEFAULT_RELAYS, Home, Role, Runway};
+use crate::config::{Config, DEFAULT_RELAYS, Encrypt, Home, Role, Runway};
 use crate::identity::{Identity, keystore};
 use crate::ledger::{Ledger, Limits, Scope};
 use crate::purchase::driver::Engine;
 use crate::purchase::recover::{Depth, recover};
 use crate::relay::pool::{PoolOptions, RelayPoolSession, parse_urls};
+use crate::relay::seal::Sealer;
 use crate::relay::{RelayError, RelaySession};
 use crate::units::Network;
 use crate::wallet::Wallet;
@@ -92,6 +93,7 @@ pub struct Builder {
     limits: Option<Runway>,
     allow: Option<Vec<PublicKey>>,
     deny: Option<Vec<PublicKey>>,
+    encrypt: Option<Encrypt>,
     leaves_open: bool,
     clock: Clock,
 }
@@ -175,6 +177,13 @@ impl Builder {
         self
     }
 
+    /// Whether messages are encrypted (NIP-44). What the configuration requires stays required.
+    #[must_use]
+    pub const fn encrypt(mut self, encrypt: Encrypt) -> Self {
+        self.encrypt = Some(encrypt);
+        self
+    }
+
     /// Leaves what a crash left open to [`ComputeClient::recover`], instead of settling it before the
     /// first purchase.
     #[must_use]
@@ -241,6 +250,7 @@ impl Builder {
         let mut deny = config.policy.deny;
         deny.extend(self.deny.iter().flatten());
         let engine = Engine {
+            sealer: Arc::new(Sealer::new(identity.clone())),
             identity,
             relays: self.connect(&config.relays)?,
             wallet,
@@ -264,7 +274,15 @@ impl Builder {
             allow: self.allow.clone().unwrap_or(config.policy.allow),
             deny,
             max_hold_secs: config.policy.max_hold_secs,
+            encrypt: self.encryption(config.policy.encrypt),
         })
+    }
+
+    fn encryption(&self, configured: Encrypt) -> Encrypt {
+        match (configured, self.encrypt) {
+            (Encrypt::Required, _) => Encrypt::Required,
+            (configured, wanted) => wanted.unwrap_or(configured),
+        }
     }
 
     fn money(&self) -> Result<Money> {

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{ProviderSeen, PurchaseEvent, PurchaseRequest, Ready, Receipt};
+use crate::config::Encrypt;
 use crate::discovery::{DiscoveryRequest, discover};
 use crate::error::{Code, Error, Result};
 use crate::ids::PurchaseId;
@@ -33,7 +34,7 @@ const WATCH_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::
 
 /// Every offer that suits this client.
 pub(super) async fn offers(ready: &Ready, request: &PurchaseRequest) -> Result<Vec<Offer>> {
-    let policy = policy(ready, request, None);
+    let policy = policy(ready, request, None).await?;
     let ends = Instant::now() + request.discovery_time;
     let choice = look_around(ready, request, &policy, ends).await?;
     Ok(choice.ranked)
@@ -110,7 +111,23 @@ fn check(request: &PurchaseRequest) -> Result<()> {
     Ok(())
 }
 
-fn policy(ready: &Ready, request: &PurchaseRequest, headroom: Option<Headroom>) -> Policy {
+/// Whether messages are sealed: the owner's word, lowered by this request where that leaves a choice.
+fn encryption(ready: &Ready, request: &PurchaseRequest) -> Result<Encrypt> {
+    match (ready.encrypt, request.plaintext) {
+        (Encrypt::Required, true) => Err(Error::new(
+            Code::Usage,
+            "--plaintext: [policy] encrypt = \"required\" forbids plain text",
+        )),
+        (_, true) => Ok(Encrypt::Off),
+        (encrypt, false) => Ok(encrypt),
+    }
+}
+
+async fn policy(
+    ready: &Ready,
+    request: &PurchaseRequest,
+    headroom: Option<Headroom>,
+) -> Result<Policy> {
     let own = ready.engine.identity.public_key();
     let mut policy = Policy::new(own, request.max_tokens);
     policy.select = request.select.clone();
@@ -122,7 +139,16 @@ fn policy(ready: &Ready, request: &PurchaseRequest, headroom: Option<Headroom>) 
     policy.deny.clone_from(&ready.deny);
     policy.needs_channel = true;
     policy.only_channel = request.channel;
-    policy
+    match encryption(ready, request)? {
+        Encrypt::Off => {}
+        Encrypt::Prefer => {
+            policy.sealed_before = ready.engine.ledger.sealing_providers().await?;
+        }
+        Encrypt::Required => {
+            policy.needs.insert(Feature::Nip44);
+        }
+    }
+    Ok(policy)
 }
 
 /// What is on offer, and what of it suits.
@@ -176,7 +202,7 @@ pub(super) async fn survey(
     ends: Instant,
 ) -> Result<Survey> {
     let headroom = headroom(ready, request).await?;
-    let policy = policy(ready, request, Some(headroom));
+    let policy = policy(ready, request, Some(headroom)).await?;
     let choice = match &request.offer {
         Some(offer) => market::choose(vec![offer.clone()], &policy, ready.engine.clock.now()),
         None => look_around(ready, request, &policy, ends).await?,
@@ -345,6 +371,9 @@ impl Attempt<'_> {
             idempotency: self.idempotency(),
             state: row,
         };
+        if state.terms.sealed {
+            engine.ledger.remember_sealing(offer.provider).await?;
+        }
         let left = self.deadline.saturating_duration_since(Instant::now());
         let driving = engine
             .ledger
@@ -389,7 +418,9 @@ impl Attempt<'_> {
             return Err(Error::new(Code::NoProvider, "the provider has no channel"));
         };
         let now = engine.clock.now();
-        let request_event = self.request_event(offer, channel, now)?;
+        let sealed =
+            encryption(ready, request)? != Encrypt::Off && offer.features.contains(&Feature::Nip44);
+        let request_event = self.request_event(offer, channel, sealed, now)?;
         let left = self.deadline.saturating_duration_since(Instant::now());
         Ok(Terms {
             id,
@@ -409,6 +440,7 @@ impl Attempt<'_> {
             max_price: request.max_price,
             max_fee: request.max_fee,
             max_hold_secs: ready.max_hold_secs,
+            sealed,
             fingerprint: self.idempotency().map(|key| key.fingerprint),
             started_at: now,
             deadline: now.plus(left.as_secs()),
@@ -419,6 +451,7 @@ impl Attempt<'_> {
         &self,
         offer: &Offer,
         channel: nostr::EventId,
+        sealed: bool,
         now: UnixSecs,
     ) -> Result<nostr::Event> {
         let Self { ready, request, .. } = self;
@@ -439,13 +472,20 @@ impl Attempt<'_> {
                 offer.provider,
             )
         };
-        let content = codec::encode(&AgentMessage::JobRequest(job))
-            .map_err(|error| Error::new(Code::Usage, format!("the prompt is too long: {error}")))?;
+        let job = AgentMessage::JobRequest(job);
+        let too_long = |error| Error::new(Code::Usage, format!("the prompt is too long: {error}"));
         let relay = ready.engine.relays.relays();
         let relay = relay
             .first()
             .map_or_else(String::new, |relay| relay.url.to_string());
-        let event = channel::message(channel, &relay, content, None);
+        let event = if sealed {
+            let content = ready.engine.sealer.seal(&offer.provider, &job);
+            let content = content.map_err(|error| too_long(error.to_string()))?;
+            channel::addressed(channel, &relay, content, offer.provider)
+        } else {
+            let content = codec::encode(&job).map_err(|error| too_long(error.to_string()))?;
+            channel::message(channel, &relay, content, None)
+        };
         seal::sign(&ready.engine.identity, event, now)
             .map_err(|error| Error::new(Code::Internal, error.to_string()))
     }

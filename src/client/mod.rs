@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::builder::{Builder, Relays};
 pub use self::info::{Inference, ProviderInfo};
 pub use self::request::PurchaseRequest;
+use crate::config::Encrypt;
 pub use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
 use crate::ledger::{BudgetReport, Scope};
@@ -76,6 +77,7 @@ struct Ready {
     allow: Vec<nostr::PublicKey>,
     deny: Vec<nostr::PublicKey>,
     max_hold_secs: u64,
+    encrypt: Encrypt,
 }
 
 impl ComputeClient {

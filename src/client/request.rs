@@ -33,6 +33,8 @@ pub struct PurchaseRequest {
     pub max_fee: Option<Msat>,
     /// Ask for a stream.
     pub stream: bool,
+    /// Do not encrypt, even where the provider can.
+    pub plaintext: bool,
     /// The tick that this counts against, at most 64 bytes; `None`: a tick of its own.
     pub tick: Option<String>,
     /// The same key and request never buy twice.
@@ -58,6 +60,7 @@ impl PurchaseRequest {
             max_price: None,
             max_fee: None,
             stream: true,
+            plaintext: false,
             tick: None,
             idempotency_key: None,
             discovery_time: crate::config::DEFAULT_DISCOVERY_TIME,

@@ -1,11 +1,12 @@
 //! The handle on a ledger: opening, owning, and SQL off the async threads.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nostr::PublicKey;
 use rusqlite::Connection;
 
 use super::owner::{self, OwnerLock};
@@ -158,6 +159,26 @@ impl Ledger {
             store::commit(db, &handle.clock, owner, at, &state, &entries)
         })
         .await
+    }
+
+    /// Remembers, for good, that this provider takes sealed messages. Costs one read if that is known.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    pub async fn remember_sealing(&self, provider: PublicKey) -> Result<(), LedgerError> {
+        let provider = provider.to_hex();
+        self.write(move |db, handle, _| store::remember_sealing(db, &handle.clock, &provider))
+            .await
+    }
+
+    /// The providers that were once sent a sealed message.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    pub async fn sealing_providers(&self) -> Result<BTreeSet<PublicKey>, LedgerError> {
+        let known = self.read(|db, _| store::sealing_providers(db)).await?;
+        let keys = known.iter().map(|key| PublicKey::from_hex(key));
+        Ok(keys.filter_map(Result::ok).collect())
     }
 
     /// The purchase with this id.

@@ -11,7 +11,7 @@ use super::store::Fault;
 /// "acLG": tells our files from any other program's.
 const APPLICATION_ID: i64 = 0x6163_4c47;
 
-const MIGRATIONS: &[&str] = &[FIRST];
+const MIGRATIONS: &[&str] = &[FIRST, SEALING];
 
 /// The version of files that this program writes.
 pub(super) const LATEST: usize = MIGRATIONS.len();
@@ -106,6 +106,14 @@ CREATE TRIGGER log_stays BEFORE DELETE ON log
 BEGIN SELECT RAISE(ABORT, 'the log is only added to'); END;
 CREATE TRIGGER log_lines_stay BEFORE UPDATE ON log
 BEGIN SELECT RAISE(ABORT, 'the log is only added to'); END;
+";
+
+/// Providers that were sent a sealed request. A later listing of theirs without `nip44` is not believed
+/// over this: prompts must not fall back to plain text because somebody says so.
+const SEALING: &str = "
+CREATE TABLE sealing_providers (
+    provider TEXT PRIMARY KEY CHECK (length(provider) = 64)
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Brings the file up to this program's version. A file that is there already costs one read.

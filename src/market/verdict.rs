@@ -82,6 +82,9 @@ impl Choice {
                 format!("without model {wanted}{}", self.nearest_model(wanted))
             }
             Reason::Feature { lacks } => format!("without {}", lacks.as_str()),
+            Reason::Unsealed => {
+                "no longer taking encrypted messages (--plaintext buys all the same)".to_owned()
+            }
             Reason::Price { most, .. } => {
                 format!("too expensive ({}--max-price is {most})", asking(cheapest))
             }
@@ -157,7 +160,7 @@ fn asking(cheapest: Option<Msat>) -> String {
 
 /// The place of a reason in the order of testing.
 fn rank(word: &str) -> usize {
-    const ORDER: [&str; 14] = [
+    const ORDER: [&str; 15] = [
         "own",
         "key",
         "denied",
@@ -169,6 +172,7 @@ fn rank(word: &str) -> usize {
         "no_channel",
         "model",
         "feature",
+        "unsealed",
         "price",
         "budget",
         "ambiguous",

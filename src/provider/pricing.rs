@@ -33,7 +33,7 @@ pub struct Quote {
 /// Why a request is not taken: a stable word and a sentence, both of which the customer sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// `invalid`, `model`, `price`, `escrow`, `busy` or `failed`.
+    /// `invalid`, `model`, `price`, `escrow`, `busy`, `unreadable` or `failed`.
     pub code: &'static str,
     /// Why, for a person.
     pub message: String,

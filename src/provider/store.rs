@@ -236,8 +236,8 @@ impl JobStore {
                 db.prepare_cached(
                     "INSERT INTO jobs (request_id, job_id, provider, customer, channel, wallet, network,
                      state, model, prompt, max_tokens, stream, deployed, price_msat, bolt11,
-                     payment_hash, requested_at, quoted_at, changed_at, expires_at)
-                     VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?18,?19)",
+                     payment_hash, requested_at, quoted_at, changed_at, expires_at, sealed)
+                     VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?18,?19,?20)",
                 )?
                 .execute(params![
                     job.address.request.to_hex(),
@@ -259,6 +259,7 @@ impl JobStore {
                     to_sql(job.requested_at.get()),
                     to_sql(at.get()),
                     to_sql(job.expires_at.get()),
+                    job.address.sealed,
                 ])?;
                 Ok(())
             })

@@ -27,7 +27,8 @@ use crate::identity::Identity;
 use crate::ledger::{DriveGuard, Entry, Ledger, LedgerError, Limits, Reserve};
 use crate::protocol::message::AgentMessage;
 use crate::protocol::{channel, codec};
-use crate::relay::{Incoming, RelayError, RelaySession, Subscription, seal};
+use crate::relay::seal::{self, Sealer};
+use crate::relay::{Incoming, RelayError, RelaySession, Subscription};
 use crate::units::Msat;
 use crate::wallet::{PayRequest, Wallet};
 
@@ -36,6 +37,8 @@ use crate::wallet::{PayRequest, Wallet};
 pub struct Engine {
     /// Signs what we say.
     pub identity: Identity,
+    /// Seals what only the provider may read, and opens what it sealed.
+    pub sealer: Arc<Sealer>,
     /// Carries it.
     pub relays: Arc<dyn RelaySession>,
     /// Pays; `None`: nothing is ever paid.
@@ -120,6 +123,7 @@ impl<'a> Run<'a> {
         self.tell(PurchaseEvent::Requested {
             purchase_id: self.state.terms.id,
             job_id: self.state.terms.job_id(),
+            encrypted: self.state.terms.sealed,
         })
         .await;
         self.drive(answers, stop).await
@@ -184,7 +188,7 @@ impl<'a> Run<'a> {
                 () = at(self.doubt_until) => Some(Happening::GiveUpLooking),
                 incoming = answers.next(), if listening => match incoming {
                     Some(Incoming::StoredDone { .. }) => self.stored_only.then_some(Happening::Deadline),
-                    Some(Incoming::Event(event)) => heard(&self.state, &event),
+                    Some(Incoming::Event(event)) => heard(self.engine, &self.state, &event),
                     None => {
                         listening = false;
                         Some(Happening::NotSent("the relay session ended".to_owned()))
@@ -368,7 +372,12 @@ impl<'a> Run<'a> {
     /// `PaymentSent` alone.
     fn say(&mut self, message: &AgentMessage) {
         let terms = &self.state.terms;
-        let Ok(content) = codec::encode(message) else {
+        let content = if terms.sealed {
+            self.engine.sealer.seal(&terms.provider, message).ok()
+        } else {
+            codec::encode(message).ok()
+        };
+        let Some(content) = content else {
             return;
         };
         let relay = self
@@ -490,13 +499,23 @@ impl<'a> Run<'a> {
 }
 
 /// What a relay brought, if it could be for this purchase.
-fn heard(state: &State, event: &nostr::Event) -> Option<Happening> {
+fn heard(engine: &Engine, state: &State, event: &nostr::Event) -> Option<Happening> {
     if event.pubkey != state.terms.provider
         || channel::channel_of(event) != Some(state.terms.channel)
     {
         return None;
     }
-    let message = codec::decode(&event.content).ok()?;
+    let message = match codec::decode(&event.content).ok()? {
+        AgentMessage::Sealed(sealed) => {
+            // A busy provider's answers to others need not be tried.
+            let request = state.terms.request.id;
+            if channel::answered(event).is_some_and(|answered| answered != request) {
+                return None;
+            }
+            engine.sealer.open(&event.pubkey, &sealed).ok()?
+        }
+        message => message,
+    };
     // The session has verified it. An invoice is verified again, here, whoever made the session.
     let is_invoice = matches!(message, AgentMessage::Invoice(_));
     if is_invoice && event.verify().is_err() {

@@ -31,6 +31,8 @@ pub enum PurchaseEvent {
         purchase_id: PurchaseId,
         /// What both sides call the job.
         job_id: JobId,
+        /// Whether only the provider can read it.
+        encrypted: bool,
     },
     /// The provider's invoice passed every check.
     Quoted {

@@ -59,6 +59,7 @@ fn request(purchase: &PurchaseSettings) -> PurchaseRequest {
         tick: purchase.tick.clone(),
         idempotency_key: purchase.idempotency_key.clone(),
         timeout: purchase.timeout,
+        plaintext: purchase.plaintext,
         ..find(&purchase.find, &purchase.prompt)
     }
 }

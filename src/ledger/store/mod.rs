@@ -17,8 +17,8 @@ use self::read::{
     Stored, clamp_time, open_on_wallet, parsed, required, stored, stored_time, usage,
 };
 pub(super) use self::read::{
-    by_key, find, hash_used, history, ledger_time, log, purchase, settlements, unfinished,
-    usage_now,
+    by_key, find, hash_used, history, ledger_time, log, purchase, sealing_providers, settlements,
+    unfinished, usage_now,
 };
 use super::budget::{self, WalletView};
 use super::{
@@ -277,6 +277,26 @@ pub(super) fn open_purchase(
     };
     write.end()?;
     Ok(Opened::New(record))
+}
+
+/// Remembers that this provider was sent a sealed request.
+pub(super) fn remember_sealing(
+    db: &mut Connection,
+    clock: &Clock,
+    provider: &str,
+) -> Result<(), Fault> {
+    let known = db
+        .prepare_cached("SELECT 1 FROM sealing_providers WHERE provider = ?1")?
+        .exists([provider])?;
+    if known {
+        return Ok(());
+    }
+    let write = Write::begin(db, clock)?;
+    write
+        .tx
+        .prepare_cached("INSERT OR IGNORE INTO sealing_providers (provider) VALUES (?1)")?
+        .execute([provider])?;
+    write.end()
 }
 
 fn insert_purchase(write: &Write<'_>, owner: &str, new: &NewPurchase) -> Result<i64, Fault> {

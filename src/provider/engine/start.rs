@@ -26,6 +26,7 @@ use crate::provider::voice::Voice;
 use crate::provider::work::Workshop;
 use crate::provider::{Parts, ProviderConfig};
 use crate::relay::Subscription;
+use crate::relay::seal::Sealer;
 use crate::units::UnixSecs;
 
 /// Stored requests from this long before the start, or before the last request on record, are served.
@@ -57,6 +58,7 @@ impl Engine {
         let listed_at = store.listed_at(seller.key).await?;
         let relay_hint = config.relays.first().map(ToString::to_string);
         let voice = Voice {
+            sealer: Sealer::new(parts.identity.clone()),
             identity: parts.identity,
             clock: parts.clock,
             relay: parts.relays,
@@ -231,10 +233,9 @@ fn listing(config: &ProviderConfig, terms: &Terms, channel: EventId) -> ListingC
         price: terms.price,
         models: terms.models.clone(),
         network: config.network,
-        features: terms
-            .stream
-            .then_some(Feature::Stream)
+        features: [Feature::Nip44]
             .into_iter()
+            .chain(terms.stream.then_some(Feature::Stream))
             .collect(),
         expires_at: None,
     }

@@ -12,7 +12,7 @@ use crate::units::{Msat, UnixSecs};
 const MOST_RESUMED: usize = 10_000;
 
 pub(super) const SELECT_JOB: &str = "SELECT request_id, customer, channel, prompt, model, max_tokens, stream, \
-    deployed, price_msat, bolt11, payment_hash, requested_at, expires_at, attempts FROM jobs";
+    deployed, price_msat, bolt11, payment_hash, requested_at, expires_at, attempts, sealed FROM jobs";
 
 pub(super) fn read_unfinished(
     db: &Connection,
@@ -48,7 +48,7 @@ pub(super) fn read_unfinished(
          ORDER BY settled_at, rowid LIMIT ?2"
     );
     let paid = all(&mut db.prepare(&sql)?, params![key, most], job_from)?;
-    let sql = "SELECT request_id, customer, channel, messages, price_msat, state FROM jobs WHERE provider = ?1
+    let sql = "SELECT request_id, customer, channel, messages, price_msat, state, sealed FROM jobs WHERE provider = ?1
          AND published_at IS NULL AND state IN ('done', 'failed') AND messages IS NOT NULL LIMIT ?2";
     let unsent = all(&mut db.prepare(sql)?, params![key, most], unsent_from)?;
     let sql =
@@ -188,6 +188,7 @@ pub(super) fn job_from(row: &Row<'_>) -> Result<Job, StoreError> {
             request: event_id(row, 0)?,
             customer: public_key(row, 1)?,
             channel: event_id(row, 2)?,
+            sealed: row.get(14)?,
         },
         prompt: prompt.ok_or(StoreError::NotFound)?,
         model: row.get(4)?,
@@ -221,6 +222,7 @@ pub(super) fn unsent_from(row: &Row<'_>) -> Result<Unsent, StoreError> {
         request: event_id(row, 0)?,
         customer: public_key(row, 1)?,
         channel: event_id(row, 2)?,
+        sealed: row.get(6)?,
     };
     let messages: String = row.get(3)?;
     let messages = messages.lines().map(Event::from_json);

@@ -60,6 +60,9 @@ CREATE TABLE announcements (
     PRIMARY KEY (provider, at, event)
 ) STRICT, WITHOUT ROWID;
 ",
+    "
+ALTER TABLE jobs ADD COLUMN sealed INTEGER NOT NULL DEFAULT 0;
+",
 ];
 
 /// The version of files that this program writes.
