@@ -76,6 +76,10 @@ pub enum PurchaseEvent {
         seq: u32,
         /// The piece.
         text: String,
+        /// Whether its provider numbered it. Pieces without numbers (deployed peers) come in the order
+        /// in which relays sent them, and the result may be another text.
+        #[serde(skip)]
+        in_order: bool,
     },
     /// The end: delivered.
     Result(Receipt),

@@ -16,10 +16,9 @@ pub(in crate::ledger) fn check_up(
     file: &Path,
     within: Duration,
 ) -> Result<Option<Checkup>, LedgerError> {
-    match file.try_exists() {
-        Ok(false) => return Ok(None),
-        // What can't be looked for can't be opened either, and that says why.
-        Ok(true) | Err(_) => {}
+    // What can't be looked for can't be opened either, and that says why.
+    if matches!(file.try_exists(), Ok(false)) {
+        return Ok(None);
     }
     let looked = look::open(file)
         .map_err(Fault::from)

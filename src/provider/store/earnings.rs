@@ -82,6 +82,19 @@ impl Earnings {
             models: Vec::new(),
         }
     }
+
+    /// The periods of one model, in their place by name.
+    fn of_model(&mut self, model: &str) -> &mut Periods {
+        let place = self
+            .models
+            .binary_search_by(|it| it.model.as_str().cmp(model));
+        let at = place.unwrap_or_else(|at| {
+            let (model, periods) = (model.to_owned(), Periods::default());
+            self.models.insert(at, OfModel { model, periods });
+            at
+        });
+        &mut self.models[at].periods
+    }
 }
 
 /// Jobs that count alike.
@@ -141,31 +154,16 @@ const fn monday_of(day: u64) -> u64 {
 }
 
 fn add_up(groups: &[Group]) -> Vec<Earnings> {
-    let mut kinds: BTreeMap<(bool, &str), (Network, Periods, BTreeMap<&str, Periods>)> =
-        BTreeMap::new();
+    let mut kinds: BTreeMap<(bool, &str), Earnings> = BTreeMap::new();
     for group in groups {
         let kind = (group.play_money, group.network.as_str());
-        let (_, total, models) = kinds
+        let earnings = kinds
             .entry(kind)
-            .or_insert_with(|| (group.network, Periods::default(), BTreeMap::new()));
-        total.add(group);
-        models.entry(&group.model).or_default().add(group);
+            .or_insert_with(|| Earnings::none(group.network, group.play_money));
+        earnings.periods.add(group);
+        earnings.of_model(&group.model).add(group);
     }
-    kinds
-        .into_iter()
-        .map(|((play_money, _), (network, periods, models))| Earnings {
-            network,
-            play_money,
-            periods,
-            models: models
-                .into_iter()
-                .map(|(model, periods)| OfModel {
-                    model: model.to_owned(),
-                    periods,
-                })
-                .collect(),
-        })
-        .collect()
+    kinds.into_values().collect()
 }
 
 impl Periods {
