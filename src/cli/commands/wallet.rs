@@ -54,7 +54,7 @@ pub async fn run(settings: Settings, command: WalletCommand, out: &Output) -> Re
         let nobody = crate::identity::Identity::from_keys(nostr::Keys::generate());
         open_wallet(&settings, &nobody).await?;
     }
-    let (identity, _) = settings.open_identity(|made| out.note(made))?;
+    let (identity, _) = settings.open_identity(|made| out.note(made)).await?;
     let wallet = match &settings.wallet {
         WalletChoice::Sim(sim) => open_sim(sim, &identity).await?,
         _ => return Err(Error::new(Code::Wallet, "there is no wallet")),
