@@ -5,7 +5,8 @@
 //! Ask before signals are listened for: while the system waits for a line, only the signal's own effect,
 //! which is to end the process, lets Ctrl-C through.
 
-use std::io::{self, IsTerminal as _};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, IsTerminal as _};
 
 use console::Term;
 
@@ -19,6 +20,9 @@ use crate::secret::{Environment, Secret};
 /// How often a password may be typed before it is an error.
 const TRIES: u32 = 3;
 
+/// The terminal of this process, where stdin is another thing. Unix only.
+const TERMINAL: &str = "/dev/tty";
+
 /// Whether there is somebody to ask.
 #[must_use]
 pub(super) fn can_ask() -> bool {
@@ -26,8 +30,8 @@ pub(super) fn can_ask() -> bool {
 }
 
 fn has_a_terminal() -> bool {
-    let mut options = std::fs::OpenOptions::new();
-    cfg!(unix) && options.read(true).write(true).open("/dev/tty").is_ok()
+    let mut options = OpenOptions::new();
+    cfg!(unix) && options.read(true).write(true).open(TERMINAL).is_ok()
 }
 
 /// Takes a line that is not shown. Without the white space around it: what the environment has is taken
@@ -49,12 +53,22 @@ pub(super) fn hidden(question: &str) -> Result<Secret> {
 /// # Errors
 /// [`Code::Usage`] if the terminal can't be read.
 pub(super) fn is_sure(question: &str) -> Result<bool> {
-    let term = Term::stderr();
-    let answer = term
+    let answer = Term::stderr()
         .write_str(&clean(question))
-        .and_then(|()| term.read_line())
+        .and_then(|()| shown_line())
         .map_err(unreadable)?;
     Ok(answer.trim().eq_ignore_ascii_case("yes"))
+}
+
+fn shown_line() -> io::Result<String> {
+    let mut line = String::new();
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        stdin.read_line(&mut line)?;
+    } else {
+        BufReader::new(File::open(TERMINAL)?).read_line(&mut line)?;
+    }
+    Ok(line)
 }
 
 /// Tells the person at the terminal something.

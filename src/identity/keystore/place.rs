@@ -105,30 +105,39 @@ pub(super) fn clear_if_idle(path: &Path) {
     let Ok(path) = fs::canonicalize(path) else {
         return;
     };
-    if let Some(_lock) = FolderLock::take(folder_of(&path)) {
+    // Looked for first: who holds the lock is in the way of others.
+    if leftovers(&path).next().is_some()
+        && let Some(_lock) = FolderLock::take(folder_of(&path))
+    {
         clear(&path);
     }
 }
 
 /// Best effort. Only who replaces a file writes beside one that exists, and does so under the lock.
 fn clear(path: &Path) {
-    let Ok(entries) = fs::read_dir(folder_of(path)) else {
-        return;
-    };
-    let prefix = prefix(path);
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let suffix = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(&prefix))
-            .and_then(|name| name.strip_suffix(TEMPORARY));
-        let ours = |suffix: &str| {
-            suffix.len() == 16 && suffix.bytes().all(|byte| byte.is_ascii_hexdigit())
-        };
-        if suffix.is_some_and(ours) {
-            let _ = fs::remove_file(entry.path());
-        }
+    for leftover in leftovers(path) {
+        let _ = fs::remove_file(leftover);
     }
+}
+
+/// The files beside `path` that have the name of a [`Temporary`] of it.
+fn leftovers(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let prefix = prefix(path);
+    let is_ours = move |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        name.to_str()
+            .and_then(|name| name.strip_prefix(&prefix))
+            .and_then(|name| name.strip_suffix(TEMPORARY))
+            .is_some_and(|suffix| {
+                suffix.len() == 16 && suffix.bytes().all(|byte| byte.is_ascii_hexdigit())
+            })
+    };
+    fs::read_dir(folder_of(path))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(is_ours)
+        .map(|entry| entry.path())
 }
 
 /// The right to replace files in a folder. The system takes it back however the process ends.
