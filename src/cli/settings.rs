@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nostr::{EventId, RelayUrl};
+use nostr::{EventId, PublicKey, RelayUrl};
 
 use super::args::GlobalArgs;
 use super::ask::Owner;
@@ -134,14 +134,22 @@ impl Settings {
         .await?;
         let path = self.identity.file.display();
         if found.origin == Origin::NewFile {
-            let key = found.who.public_key().to_hex();
-            note(&format!("made a new key, {key}, in {path}"));
+            note(&self.made(found.who.public_key()));
         } else if found.encrypted == Some(false) && self.identity.password()?.is_some() {
             note(&format!(
                 "{path} is not encrypted, although there is a password: `identity password` encrypts it"
             ));
         }
         Ok((found.who, found.origin))
+    }
+
+    /// What the owner should know of a key that was made just now.
+    #[must_use]
+    pub fn made(&self, key: PublicKey) -> String {
+        let (key, path) = (key.to_hex(), self.identity.file.display());
+        format!(
+            "made a new key, {key}, in {path}; `identity backup` prints the words to write down"
+        )
     }
 
     /// The owner's limits.

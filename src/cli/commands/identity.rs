@@ -17,7 +17,7 @@ use crate::identity::IdentityError;
 use crate::identity::keystore::{self, Kept, Stored};
 use crate::identity::mnemonic::{self, WordCount};
 use crate::identity::password::StrongPassword;
-use crate::identity::source::{NEW_PASSWORD_VARIABLE, Source};
+use crate::identity::source::{NEW_PASSWORD_VARIABLE, Origin, Source};
 use crate::secret::{MAX_SECRET_FILE_BYTES, Secret, read_secret_file};
 
 #[derive(Serialize)]
@@ -38,17 +38,14 @@ struct Shown {
 pub async fn run(settings: Settings, command: IdentityCommand, out: &Output) -> Result<()> {
     match command {
         IdentityCommand::Show => {
-            let file = settings.identity.file.clone();
-            let is_new = file.symlink_metadata().is_err();
-            let source = settings.identity;
+            let source = settings.identity.clone();
             let found = off_the_runtime(move || {
                 let mut owner = Owner::new(source.environment.clone());
                 Ok(source.public_key(&mut owner)?)
             })
             .await?;
-            if is_new && found.encrypted.is_some() {
-                let key = found.who.to_hex();
-                out.note(&format!("made a new key, {key}, in {}", file.display()));
+            if found.origin == Origin::NewFile {
+                out.note(&settings.made(found.who));
             }
             show(found.who, found.origin.as_str(), found.encrypted, out)
         }
@@ -323,6 +320,6 @@ fn usage(message: &str) -> Error {
     Error::new(Code::Usage, message)
 }
 
-const NEVER_ARGV: &str = "identity import: a secret is never given on the command line, which every user of this machine \
-     can read: use - for stdin, @FILE for a file, or nothing for a prompt. If a real secret stood here, \
-     consider it seen";
+const NEVER_ARGV: &str = "identity import: a secret is never given on the command line, which every user of \
+     this machine can read: use - for stdin, @FILE for a file, or nothing for a prompt. If a real secret \
+     stood here, consider it seen";

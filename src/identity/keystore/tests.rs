@@ -392,6 +392,16 @@ fn a_first_key_is_encrypted_with_the_password_of_the_environment_if_it_is_a_good
     assert_eq!(again, (made, false));
 }
 
+#[test]
+fn a_file_that_has_a_weak_password_opens_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("identity.enc");
+    let content = envelope::encrypted(&words(), &Secret::new("1234"), Cost::CHEAP).unwrap();
+    std::fs::write(&path, &content.0).unwrap();
+    let stored = load(&path).unwrap().unwrap();
+    assert_eq!(stored.open(&mut Typed::new(&["1234"])).unwrap(), words());
+}
+
 /// Written once by the first version that could; every later one must open it.
 #[test]
 fn the_golden_file_opens_for_ever() {

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
-use super::{CUSTOMER, OTHER, Owner, PASSWORD, PUBKEY, WORDS};
+use super::{CUSTOMER, OTHER, Owner, PASSWORD, PROVIDER, PUBKEY, WORDS};
 use crate::harness::{PATIENCE, eventually};
 
 /// The question whose answer is shown as it is typed.
@@ -25,13 +25,16 @@ impl Terminal {
     }
 
     fn open_with(owner: &Owner, args: &str, variables: &[(&str, &str)]) -> Option<Self> {
+        Self::run(owner, &format!("{CUSTOMER} {args}"), variables)
+    }
+
+    fn run(owner: &Owner, line: &str, variables: &[(&str, &str)]) -> Option<Self> {
         if Command::new("script").arg("--version").output().is_err() {
             println!("SKIPPED: there is no `script` (util-linux), which lends a terminal");
             return None;
         }
-        let line = format!("{CUSTOMER} {args}");
         let mut child = owner
-            .command("script", &["-qec", &line, "/dev/null"])
+            .command("script", &["-qec", line, "/dev/null"])
             .env("PATH", "/usr/bin:/bin")
             .env("SHELL", "/bin/sh")
             .envs(variables.iter().copied())
@@ -88,7 +91,7 @@ impl Terminal {
         let id = self.child.id();
         let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
         let program = children.unwrap_or_default().trim().to_owned();
-        let Ok(terminal) = std::fs::read_link(format!("/proc/{program}/fd/0")) else {
+        let Ok(terminal) = std::fs::read_link(format!("/proc/{program}/fd/2")) else {
             return false;
         };
         let modes = Command::new("stty")
@@ -209,4 +212,44 @@ fn the_words_are_shown_to_who_says_yes() {
     let (code, shown) = terminal.hold(&[(SHOWN, "no")]);
     assert_eq!(code, Some(2), "{shown}");
     assert!(!shown.contains("monkey"), "{shown}");
+}
+
+#[test]
+fn who_pipes_something_in_is_asked_on_the_terminal_all_the_same() {
+    let owner = Owner::new();
+    let words = owner.write("words", WORDS);
+    let args = format!("identity import - < {}", words.display());
+    let Some(terminal) = Terminal::open(&owner, &args) else {
+        return;
+    };
+    let (code, shown) =
+        terminal.hold(&[("Password to encrypt", PASSWORD), ("Once more", PASSWORD)]);
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains(PUBKEY), "{shown}");
+    owner.keeps_nothing_plain();
+}
+
+#[test]
+fn ctrl_c_leaves_a_question_unanswered_and_everything_as_it_was() {
+    let owner = Owner::encrypted();
+    let before = std::fs::read(owner.identity_file()).unwrap();
+    std::fs::create_dir(owner.home().join("provider")).unwrap();
+    std::fs::copy(
+        owner.identity_file(),
+        owner.home().join("provider/identity.enc"),
+    )
+    .unwrap();
+    let relay = "--relay ws://127.0.0.1:1 --wallet sim";
+    for line in [
+        format!("{CUSTOMER} identity password"),
+        format!("{CUSTOMER} --prompt x {relay}"),
+        format!("{PROVIDER} --create-channel --backend echo {relay}"),
+    ] {
+        let Some(terminal) = Terminal::run(&owner, &line, &[]) else {
+            return;
+        };
+        let (code, shown) = terminal.hold(&[("Password of", "\u{3}")]);
+        assert_eq!(code, Some(130), "{line}: {shown}");
+    }
+    assert_eq!(std::fs::read(owner.identity_file()).unwrap(), before);
 }
