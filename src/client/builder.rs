@@ -115,7 +115,8 @@ impl Builder {
         self
     }
 
-    /// Who buys. By default the identity in the home, made on first use.
+    /// Who buys. By default the identity in the home, made on first use; if it is encrypted, with the
+    /// password in `AGENT_COMPUTE_PASSWORD` or `AGENT_COMPUTE_PASSWORD_FILE`.
     #[must_use]
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
@@ -257,7 +258,14 @@ impl Builder {
         } = self.money()?;
         let identity = match &self.identity {
             Some(identity) => identity.clone(),
-            None => keystore::open_or_create(&home.identity_file(Role::Customer))?.0,
+            None => {
+                let file = home.identity_file(Role::Customer);
+                // An encrypted one takes its time.
+                tokio::task::spawn_blocking(move || keystore::open_or_create(&file))
+                    .await
+                    .map_err(|_| Error::new(Code::Internal, "opening the identity panicked"))??
+                    .0
+            }
         };
         let runway = match self.limits {
             Some(limits) => config.runway.lowered_by(limits),
