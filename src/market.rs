@@ -278,7 +278,7 @@ impl fmt::Display for Reason {
             Self::NoChannel => f.write_str("works in no channel"),
             Self::OtherChannel => f.write_str("works in another channel"),
             Self::Model { wanted, .. } => write!(f, "does not offer the model {wanted}"),
-            Self::Feature { lacks } => write!(f, "lacks {}", lacks.as_str()),
+            Self::Feature { lacks } => write!(f, "lacks {}", needed(*lacks)),
             Self::Unsealed => {
                 f.write_str("took encrypted messages before and lists that no longer (--plaintext buys all the same)")
             }
@@ -299,6 +299,15 @@ impl fmt::Display for Reason {
                 write!(f, "{}, {limit} leaves {most}", price(asks))
             }
         }
+    }
+}
+
+/// What is missing, in words.
+fn needed(feature: Feature) -> String {
+    match feature {
+        Feature::HoldInvoice => "escrow (hold-invoice)".to_owned(),
+        Feature::Nip44 => "encryption (nip44)".to_owned(),
+        feature => feature.as_str().to_owned(),
     }
 }
 

@@ -88,7 +88,7 @@ pub struct BuyArgs {
     /// The routing fee allowed on top, in millisats (default: 1 % of the price, at least 10000)
     #[arg(long, value_name = "MSATS", value_parser = args::msats_or_none, help_heading = "Paying")]
     pub max_fee: Option<Msat>,
-    /// Pay into escrow, and release after delivery (no wallet of this version can: exit 12)
+    /// Lock the money first, and let it go after delivery: only providers that list hold-invoice
     #[arg(long, help_heading = "Paying")]
     pub htlc: bool,
     /// No payment at all, as in the original tool's test mode: regtest only

@@ -167,6 +167,8 @@ pub fn waiting_for(event: &PurchaseEvent) -> Option<String> {
         PurchaseEvent::Requested { .. } => "waiting for the invoice".to_owned(),
         PurchaseEvent::Paying { .. } => "paying".to_owned(),
         PurchaseEvent::Paid { .. } => "waiting for the result".to_owned(),
+        PurchaseEvent::Locked { .. } => "waiting for the result; the money is locked".to_owned(),
+        PurchaseEvent::Released { .. } => "waiting for the provider to claim the money".to_owned(),
         _ => return None,
     })
 }
@@ -176,6 +178,10 @@ pub fn waiting_for(event: &PurchaseEvent) -> Option<String> {
 pub fn summary(receipt: &Receipt, wallet: &WalletChoice) -> String {
     let what = match wallet {
         WalletChoice::Without => "nothing was paid (--no-wallet)".to_owned(),
+        _ if !receipt.reserved_msat.is_zero() => format!(
+            "{} stay locked until the provider claims them (`agent-customer recover`), for a result",
+            receipt.reserved_msat
+        ),
         WalletChoice::Sim(_) => format!("paid {} of play money", receipt.paid_msat),
         WalletChoice::Unset | WalletChoice::Missing(_) => format!("paid {}", receipt.paid_msat),
     };

@@ -12,7 +12,7 @@ use super::{ProviderSeen, PurchaseEvent, PurchaseRequest, Ready, Receipt};
 use crate::config::Encrypt;
 use crate::discovery::{DiscoveryRequest, discover};
 use crate::error::{Code, Error, Result};
-use crate::ids::PurchaseId;
+use crate::ids::{Preimage, PurchaseId};
 use crate::ledger::{
     Idempotency, LedgerError, NewPurchase, Opened, PurchaseRecord, RefusedBy, Status,
 };
@@ -23,6 +23,7 @@ use crate::protocol::record::Summary;
 use crate::protocol::{Feature, KIND_TEXT_GENERATION, Offer, channel, codec};
 use crate::purchase::driver::Run;
 use crate::purchase::listen::{Since, listen};
+use crate::purchase::lock::Word;
 use crate::purchase::recover::{Depth, recover_one};
 use crate::purchase::state::{PayBy, Phase, State, Terms};
 use crate::purchase::watcher::Watcher;
@@ -55,6 +56,12 @@ pub(super) async fn buy(
     let started = Instant::now();
     let deadline = started + request.timeout;
     check(&request)?;
+    if request.escrow && ready.buys && ready.engine.wallet.is_none() {
+        return Err(Error::new(
+            Code::Usage,
+            "escrow locks real or play money, and without a wallet nothing is paid: choose one",
+        ));
+    }
     if !ready.buys {
         return Err(Error::new(
             Code::Wallet,
@@ -135,6 +142,7 @@ async fn policy(
 ) -> Result<Policy> {
     // A client that only looks says what one that pays would do.
     let pays = ready.engine.wallet.is_some() || !ready.buys;
+    let pays_first = pays && !request.escrow;
     let own = ready.engine.identity.public_key();
     let mut policy = Policy::new(own, request.max_tokens);
     policy.select = request.select.clone();
@@ -142,11 +150,14 @@ async fn policy(
     policy.network = ready.network;
     policy.max_price = request.max_price;
     policy.headroom = headroom;
-    policy.unproven_limit = ready.unproven_limit.filter(|_| pays);
+    policy.unproven_limit = ready.unproven_limit.filter(|_| pays_first);
     policy.allow.clone_from(&ready.allow);
     policy.deny.clone_from(&ready.deny);
     policy.needs_channel = true;
     policy.only_channel = request.channel;
+    if request.escrow {
+        policy.needs.insert(Feature::HoldInvoice);
+    }
     match encryption(ready, request)? {
         Encrypt::Off => {}
         Encrypt::Prefer => {
@@ -343,7 +354,7 @@ impl Attempt<'_> {
             let state = read(&record)?;
             match record.state.status {
                 Status::Failed => return Ok(None),
-                Status::Delivered => return self.tell_again(&state).await.map(Some),
+                Status::Delivered => return self.tell_again(&record, &state).await.map(Some),
                 Status::Open | Status::Undelivered if !recovered => {
                     recovered = recover_one(engine, record.clone(), Depth::All)
                         .await?
@@ -352,6 +363,10 @@ impl Attempt<'_> {
                         record = engine.ledger.purchase(record.id).await?;
                         continue;
                     }
+                }
+                // Delivered, and the provider has yet to claim the money.
+                Status::Open if state.receipt().is_some() && recovered => {
+                    return self.tell_again(&record, &state).await.map(Some);
                 }
                 Status::Open | Status::Undelivered => return Err(unsettled(&record, &state)),
             }
@@ -365,10 +380,11 @@ impl Attempt<'_> {
         }
     }
 
-    async fn tell_again(&self, state: &State) -> Result<Receipt> {
-        let receipt = state
+    async fn tell_again(&self, record: &PurchaseRecord, state: &State) -> Result<Receipt> {
+        let mut receipt = state
             .receipt()
             .ok_or_else(|| Error::new(Code::Internal, "a delivered purchase has no receipt"))?;
+        receipt.reserved_msat = record.reserved();
         self.tell(PurchaseEvent::Selected {
             purchase_id: Some(receipt.purchase_id),
             provider: receipt.provider.clone(),
@@ -464,7 +480,8 @@ impl Attempt<'_> {
         let now = engine.clock.now();
         let sealed =
             encryption(ready, request)? != Encrypt::Off && offer.features.contains(&Feature::Nip44);
-        let request_event = self.request_event(chosen, channel, sealed, now)?;
+        let pay_by = self.pay_by();
+        let request_event = self.request_event(chosen, channel, &pay_by, sealed, now)?;
         let left = self.deadline.saturating_duration_since(Instant::now());
         Ok(Terms {
             id,
@@ -476,10 +493,7 @@ impl Attempt<'_> {
                 .or_else(|| offer.models.first().cloned()),
             request: request_event,
             network: ready.scope.network,
-            pay_by: match &engine.wallet {
-                Some(wallet) => PayBy::Invoice(wallet.id().clone()),
-                None => PayBy::Nothing,
-            },
+            pay_by,
             listed,
             max_price: *max_price,
             max_fee: request.max_fee,
@@ -491,10 +505,28 @@ impl Attempt<'_> {
         })
     }
 
+    /// How it is paid. The secret of an escrow is made here, and is on record before its hash is sent.
+    fn pay_by(&self) -> PayBy {
+        let Some(wallet) = &self.ready.engine.wallet else {
+            return PayBy::Nothing;
+        };
+        let wallet = wallet.id().clone();
+        if !self.request.escrow {
+            return PayBy::Invoice(wallet);
+        }
+        let mut secret = [0; 32];
+        rand::rng().fill_bytes(&mut secret);
+        PayBy::Escrow {
+            wallet,
+            preimage: Preimage::from_bytes(secret),
+        }
+    }
+
     fn request_event(
         &self,
         chosen: &Chosen,
         channel: nostr::EventId,
+        pay_by: &PayBy,
         sealed: bool,
         now: UnixSecs,
     ) -> Result<nostr::Event> {
@@ -506,6 +538,10 @@ impl Attempt<'_> {
             nonce: Some(PurchaseId::from_bytes(nonce).to_string()),
             model: request.model.clone(),
             stream: Some(request.stream),
+            escrow: pay_by.is_escrow().then_some(Feature::HoldInvoice),
+            payment_hash: pay_by
+                .preimage()
+                .map(|preimage| preimage.payment_hash().to_string()),
             max_price_msats: [offer.expected_price(request.max_tokens), *max_price]
                 .into_iter()
                 .flatten()
@@ -548,6 +584,18 @@ fn unsettled(record: &PurchaseRecord, state: &State) -> Error {
         Phase::Paying(_) | Phase::Unknown { .. } => (
             Code::PaymentUnknown,
             "the purchase with this key may have been paid; run `agent-customer recover`",
+        ),
+        Phase::Locked(lock) if matches!(lock.word, Word::Unknown(_)) => (
+            Code::PaymentUnknown,
+            "the wallet can't say whether the money of the purchase with this key is locked; run `agent-customer recover`",
+        ),
+        Phase::Locked(_) | Phase::Withheld { .. } => (
+            Code::Undelivered,
+            "the purchase with this key has its money locked, nothing paid, and no result yet; run `agent-customer recover`",
+        ),
+        Phase::Released { .. } => (
+            Code::PaymentUnknown,
+            "the result of the purchase with this key is here, and its payment is not settled yet; run `agent-customer recover`",
         ),
         Phase::Awaiting { .. } | Phase::Undelivered { .. } => (
             Code::Undelivered,

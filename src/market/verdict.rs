@@ -81,7 +81,7 @@ impl Choice {
             Reason::Model { wanted, .. } => {
                 format!("without model {wanted}{}", self.nearest_model(wanted))
             }
-            Reason::Feature { lacks } => format!("without {}", lacks.as_str()),
+            Reason::Feature { lacks } => format!("without {}", super::needed(*lacks)),
             Reason::Unsealed => {
                 "no longer taking encrypted messages (--plaintext buys all the same)".to_owned()
             }

@@ -20,6 +20,9 @@ pub fn observation(
     let (outcome, price) = match &after.phase {
         Phase::Delivered { settled, .. } => (Outcome::Delivered, settled.price),
         Phase::Undelivered { settled, .. } => (Outcome::Undelivered, settled.price),
+        // In escrow the result is judged, whatever becomes of the money then.
+        Phase::Released { lock, .. } => (Outcome::Delivered, lock.quote.amount),
+        Phase::Withheld { lock, .. } => (Outcome::Undelivered, lock.quote.amount),
         Phase::Failed { code, .. } => {
             let asked_only = matches!(before, Phase::Requested);
             let outcome = match Code::from_word(code)? {
@@ -27,6 +30,8 @@ pub fn observation(
                 // It listed no price that its invoice could keep to: no deal, and no fault.
                 Code::BadInvoice if terms.listed.is_none() => Outcome::Refused,
                 Code::BadInvoice => Outcome::BadInvoice,
+                // In escrow, and the money is back.
+                Code::Undelivered => Outcome::Undelivered,
                 // Later than that, it is our wallet that is late.
                 Code::Timeout if asked_only => Outcome::Unanswered,
                 _ => return None,

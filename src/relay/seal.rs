@@ -113,14 +113,14 @@ impl Sealer {
             Err(poisoned) => poisoned.into_inner(),
         };
         if let Some((_, key)) = at_hand.iter().find(|(known, _)| known == peer) {
-            return Ok(key.clone());
+            return Ok(*key);
         }
         let secret = self.identity.keys().secret_key();
         let key = ConversationKey::derive(secret, peer).map_err(|_| SealError::Unusable)?;
         if at_hand.len() == PEERS_AT_HAND {
             at_hand.pop_front();
         }
-        at_hand.push_back((*peer, key.clone()));
+        at_hand.push_back((*peer, key));
         Ok(key)
     }
 }
