@@ -91,6 +91,7 @@ fn a_provider_has_to_prove_itself_before_it_is_paid_more_than_the_limit() {
     let buy = ["--prompt", "hello"];
 
     world.config("buyer", careful);
+    world.config("other", careful);
     let refused = world.buy("buyer", &buy).expect(3);
     let error = refused.last();
     assert_eq!(
@@ -118,6 +119,9 @@ fn a_provider_has_to_prove_itself_before_it_is_paid_more_than_the_limit() {
         "{text}"
     );
     assert_eq!(world.daily("buyer"), (0, 0, 0));
+    // In escrow there is nothing to trust it with.
+    let locked = ["--htlc", "--prompt", "hello"];
+    assert_eq!(bought_from(world.buy("other", &locked)), seller.pubkey);
 
     // Two deliveries of that price are enough.
     world.config("buyer", "[policy]\nunproven_limit_sats = 10");
