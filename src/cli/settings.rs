@@ -85,15 +85,22 @@ impl Settings {
         no_wallet: bool,
         environment: Environment,
     ) -> Result<Self> {
-        let home = match flags
-            .home
-            .clone()
-            .or_else(|| environment.path(HOME_VARIABLE))
-        {
-            Some(folder) => Home::at(folder),
-            None => Home::of_user()?,
-        };
+        let home = home_of(flags, &environment)?;
         let config = read_config(&home, flags)?;
+        Self::with(role, flags, no_wallet, environment, (home, config))
+    }
+
+    /// The same, with a home and a configuration that were found already.
+    ///
+    /// # Errors
+    /// As [`Settings::resolve`].
+    pub fn with(
+        role: Role,
+        flags: &GlobalArgs,
+        no_wallet: bool,
+        environment: Environment,
+        (home, config): (Home, Config),
+    ) -> Result<Self> {
         let wallet = choose_wallet(flags, no_wallet, &config, &home, &environment)?;
         let network = agree_on_network(&wallet, flags.network)?;
         let identity = Source {
@@ -152,7 +159,26 @@ fn usage(message: impl Into<String>) -> Error {
     Error::new(Code::Usage, message)
 }
 
-fn read_config(home: &Home, flags: &GlobalArgs) -> Result<Config> {
+/// The home that the flags name, or the environment, or else the user's own.
+///
+/// # Errors
+/// [`Code::Usage`] if this user has none.
+pub fn home_of(flags: &GlobalArgs, environment: &Environment) -> Result<Home> {
+    let named = flags
+        .home
+        .clone()
+        .or_else(|| environment.path(HOME_VARIABLE));
+    match named {
+        Some(folder) => Ok(Home::at(folder)),
+        None => Home::of_user(),
+    }
+}
+
+/// The configuration file that `--config` names, which must exist, or the home's, which need not.
+///
+/// # Errors
+/// [`Code::Usage`] if it can't be read, or holds what it must not.
+pub fn read_config(home: &Home, flags: &GlobalArgs) -> Result<Config> {
     match &flags.config {
         Some(path) => Config::read(path)?
             .ok_or_else(|| usage(format!("--config {}: no such file", path.display()))),
