@@ -353,7 +353,7 @@ async fn apply(
             // Recovery never sets money aside: none of what it feeds the machine asks for it.
             super::state::Booking::Reserve { .. } => None,
         })
-        .chain(observation(&before, state, None).map(Entry::Observe))
+        .chain(observation(&before, state, false, None).map(Entry::Observe))
         .collect();
     Ok(engine
         .ledger
