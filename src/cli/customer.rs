@@ -51,7 +51,12 @@ pub struct FindArgs {
     /// Ask in this NIP-28 channel only: hex, note or nevent
     #[arg(long, value_name = "ID", value_parser = args::channel)]
     pub channel: Option<EventId>,
-    /// cheapest, first, or a public key: npub, nprofile, or >= 8 hex digits (default: cheapest)
+    /// cheapest, first, best, or a public key: npub, nprofile, or >= 8 hex digits (default: cheapest)
+    ///
+    /// best weighs what your own purchases say of a provider against its price. It takes the lowest of
+    /// (price + 10 sats + 1 sat per second until the first word) / score², the score being how surely the
+    /// provider delivers, 50 % for one never bought from. So a good record is worth up to four times a
+    /// stranger's price, and whoever took money for nothing comes last. `providers` shows the records.
     #[arg(long, value_name = "HOW", value_parser = select)]
     pub select: Option<Select>,
     /// Only providers that offer this model; it is asked for
@@ -83,7 +88,7 @@ pub struct BuyArgs {
     /// The routing fee allowed on top, in millisats (default: 1 % of the price, at least 10000)
     #[arg(long, value_name = "MSATS", value_parser = args::msats_or_none, help_heading = "Paying")]
     pub max_fee: Option<Msat>,
-    /// Pay into escrow, and release after delivery (no wallet of this version can: exit 12)
+    /// Lock the money first, and let it go after delivery: only providers that list hold-invoice
     #[arg(long, help_heading = "Paying")]
     pub htlc: bool,
     /// No payment at all, as in the original tool's test mode: regtest only

@@ -10,6 +10,7 @@
 )]
 
 pub mod args;
+pub mod backends;
 pub mod commands;
 pub mod customer;
 mod help;

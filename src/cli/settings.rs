@@ -7,12 +7,12 @@ use std::time::Duration;
 use nostr::{EventId, RelayUrl};
 
 use super::args::GlobalArgs;
+use super::backends::BackendChoice;
 use super::customer::BuyArgs;
 use super::prompt::read_prompt;
 use super::provider::SellArgs;
 use crate::config::{
-    BackendKind, Config, DEFAULT_RELAYS, Encrypt, Home, MAX_RELAYS, Role, Select, WalletKind,
-    default_fee_cap,
+    Config, DEFAULT_RELAYS, Encrypt, Home, MAX_RELAYS, Role, Select, WalletKind, default_fee_cap,
 };
 use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
@@ -275,6 +275,8 @@ pub struct PurchaseSettings {
     pub timeout: Duration,
     /// Choose only.
     pub dry_run: bool,
+    /// Lock the money, and let it go after delivery.
+    pub htlc: bool,
     /// Do not encrypt.
     pub plaintext: bool,
     /// The owner's limits.
@@ -325,8 +327,7 @@ impl PurchaseSettings {
     /// What these flags mean over these settings. Reads the prompt, from stdin if it says so.
     ///
     /// # Errors
-    /// [`Code::Usage`] if there is no prompt or something contradicts; [`Code::Wallet`] for escrow,
-    /// which no wallet of this version has.
+    /// [`Code::Usage`] if there is no prompt or something contradicts.
     pub fn resolve(flags: &BuyArgs, settings: &Settings) -> Result<Self> {
         let Some(prompt) = &flags.prompt else {
             return Err(usage(
@@ -343,10 +344,9 @@ impl PurchaseSettings {
                 "--plaintext: [policy] encrypt = \"required\" in your config forbids plain text",
             ));
         }
-        if flags.htlc {
-            return Err(Error::new(
-                Code::Wallet,
-                "--htlc: escrow is not part of this version; nothing was paid",
+        if flags.htlc && settings.wallet == WalletChoice::Without {
+            return Err(usage(
+                "--htlc locks money, and --no-wallet pays nothing: leave one of them out",
             ));
         }
         Ok(Self {
@@ -357,6 +357,7 @@ impl PurchaseSettings {
             idempotency_key: flags.idempotency_key.clone(),
             timeout: Duration::from_secs(flags.timeout),
             dry_run: flags.dry_run,
+            htlc: flags.htlc,
             plaintext: flags.plaintext,
             limits: settings.limits(),
         })
@@ -379,9 +380,7 @@ pub struct SaleSettings {
     /// What it says of itself.
     pub description: String,
     /// What runs the jobs.
-    pub backend: BackendKind,
-    /// Where the backend's server is.
-    pub backend_url: Option<String>,
+    pub backend: BackendChoice,
     /// The models it serves; empty: all the backend has.
     pub models: Vec<String>,
     /// Per request.
@@ -411,7 +410,7 @@ impl SaleSettings {
     /// What these flags mean over these settings.
     ///
     /// # Errors
-    /// [`Code::Usage`] if no channel is named, or something is asked for that this version does not have.
+    /// [`Code::Usage`] if no channel is named, or the backend's address or key is off.
     pub fn resolve(flags: &SellArgs, settings: &Settings) -> Result<Self> {
         let channel = match (flags.channel, flags.new_channel, flags.create_channel) {
             (Some(id), ..) => ChannelChoice::Join(id),
@@ -424,13 +423,8 @@ impl SaleSettings {
             }
         };
         let file = &settings.config.provider;
-        let backend = flags.backend.unwrap_or(file.backend);
-        if backend != BackendKind::Echo {
-            let word = backend.as_str();
-            return Err(usage(format!(
-                "backend {word}: this version has the backend echo only; use --backend echo"
-            )));
-        }
+        let backend =
+            BackendChoice::resolve(flags.backend, flags.backend_url.as_deref(), settings)?;
         let price = flags.price.unwrap_or(file.price);
         if price.is_zero() {
             return Err(usage(
@@ -447,10 +441,6 @@ impl SaleSettings {
             name: file.name.clone(),
             description: file.description.clone(),
             backend,
-            backend_url: flags
-                .backend_url
-                .clone()
-                .or_else(|| file.backend_url.clone()),
             models,
             price,
             price_per_1k_tokens: flags

@@ -573,7 +573,7 @@ fn a_state_survives_its_row_and_a_newer_one_is_refused() {
     let row = s.to_row().unwrap();
     assert_eq!(State::from_row(&row).unwrap(), s);
     let newer = crate::ledger::StateRow {
-        json: row.json.replacen("{\"v\":1", "{\"v\":2", 1),
+        json: row.json.replacen("{\"v\":1", "{\"v\":3", 1),
         ..row
     };
     assert!(State::from_row(&newer).is_err());
