@@ -179,7 +179,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(stop) => return stop.exit(),
     };
-    let out = Output::of_process(cli.global.json);
+    let out = Output::of_process(cli.global.json).of_program("agent-provider");
     program::run(&out, program::Threads::Few, || run(cli, &out))
 }
 

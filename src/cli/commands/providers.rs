@@ -15,6 +15,7 @@ use crate::error::Result;
 /// # Errors
 /// If no relay can be reached, nobody is found at all, or the ledger can't be read.
 pub async fn run(settings: Settings, args: FindArgs, out: &Output) -> Result<()> {
+    out.without_advice();
     let request = find(&FindSettings::resolve(&args, &settings), "");
     let books = open_books(&settings).await?;
     let scope = scope(&settings, books.as_ref()).await?;
