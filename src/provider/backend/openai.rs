@@ -24,6 +24,7 @@
 //! reaches a customer: for them there is [`BackendError::for_customers`].
 
 mod address;
+mod dialect;
 mod find;
 mod http;
 mod lines;
@@ -43,9 +44,10 @@ use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 
 pub use self::address::{NotAnAddress, ServerAddress};
+use self::dialect::Dialect;
 pub use self::find::{LOCAL_PORTS, NoServer, find};
 use self::http::{Exchange, Trouble};
-use self::wire::{Ask, Completion, Message, ModelList, Piece, StreamOptions};
+use self::wire::{Completion, ModelList, Piece};
 use super::{Backend, BackendError, GenerateRequest, Generated};
 use crate::config::{MAX_MODEL_BYTES, MAX_RESULT_BYTES};
 use crate::secret::Secret;
@@ -83,53 +85,12 @@ impl Default for Silence {
     }
 }
 
-/// What a server does not know, as far as it has told us.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Dialect {
-    /// It does not stream.
-    whole: bool,
-    /// It does not count the tokens of streams.
-    uncounted: bool,
-    /// It calls the limit `max_completion_tokens`, as OpenAI does for its later models.
-    new_limit: bool,
-}
-
-impl Dialect {
-    /// What to try after `trouble`, if that is a matter of dialect.
-    fn after(self, trouble: &Trouble) -> Option<Self> {
-        let Trouble::Refused { status, words, .. } = trouble else {
-            return None;
-        };
-        if !matches!(status, 400 | 404 | 405 | 415 | 422 | 501) {
-            return None;
-        }
-        let words = words.to_ascii_lowercase();
-        if words.contains("max_completion_tokens") && !self.new_limit {
-            let new_limit = true;
-            return Some(Self { new_limit, ..self });
-        }
-        if !words.contains("stream") || self.whole {
-            return None;
-        }
-        Some(match words.contains("stream_options") && !self.uncounted {
-            true => Self {
-                uncounted: true,
-                ..self
-            },
-            false => Self {
-                whole: true,
-                ..self
-            },
-        })
-    }
-}
-
 type Pieces = Pin<Box<dyn Stream<Item = Result<Completion, OpenAIError>> + Send>>;
 
 /// What a server answers a request with.
 enum Answer {
     Stream(Pieces),
-    Whole(Piece),
+    Whole(Generated),
 }
 
 /// A server that speaks OpenAI's protocol.
@@ -247,45 +208,40 @@ impl OpenAi {
 
     /// Sends a request once.
     async fn ask(&self, request: &GenerateRequest, dialect: Dialect) -> Result<Answer, Trouble> {
-        let model = self.own_name(&request.model);
-        let streams = !dialect.whole;
-        let limit = Some(request.max_tokens);
-        let ask = Ask {
-            model: &model,
-            messages: [Message {
-                role: "user",
-                content: &request.prompt,
-            }],
-            max_tokens: limit.filter(|_| !dialect.new_limit),
-            max_completion_tokens: limit.filter(|_| dialect.new_limit),
-            stream: streams,
-            stream_options: (streams && !dialect.uncounted).then_some(StreamOptions {
-                include_usage: true,
-            }),
-        };
-        if streams {
-            let pieces = self.streamed.chat();
-            let asked = pieces.create_stream_byot::<_, Completion>(ask);
-            let pieces = tokio::time::timeout(self.silence.first, asked).await;
-            let pieces = pieces.map_err(|_| silent(self.silence.first))?;
-            return pieces.map(Answer::Stream).map_err(Trouble::of_library);
+        if dialect.whole {
+            return self.ask_whole(request, dialect).await.map(Answer::Whole);
         }
-        let whole: Completion = self
-            .whole
-            .chat()
-            .create_byot(ask)
-            .await
-            .map_err(Trouble::of_library)?;
-        whole.read().map(Answer::Whole).map_err(Trouble::Unreadable)
+        let model = self.own_name(&request.model);
+        let ask = dialect.ask(&model, request);
+        let chat = self.streamed.chat();
+        let asked = chat.create_stream_byot::<_, Completion>(ask);
+        let asked = tokio::time::timeout(self.silence.first, asked).await;
+        let pieces = asked.map_err(|_| silent(self.silence.first))?;
+        pieces.map(Answer::Stream).map_err(Trouble::of_library)
     }
 
-    /// Reads a stream to its end, or to the most tokens that were asked for.
+    /// Sends a request once, for an answer in one piece.
+    async fn ask_whole(
+        &self,
+        request: &GenerateRequest,
+        dialect: Dialect,
+    ) -> Result<Generated, Trouble> {
+        let model = self.own_name(&request.model);
+        let ask = dialect.unstreamed().ask(&model, request);
+        let asked = self.whole.chat().create_byot::<_, Completion>(ask).await;
+        let piece = asked.map_err(Trouble::of_library)?.read();
+        let Piece { text, tokens, .. } = piece.map_err(Trouble::Unreadable)?;
+        Ok(Generated { text, tokens })
+    }
+
+    /// Reads a stream to its end, or to the most tokens that were asked for. `None`: it broke off before
+    /// it had begun, without a word.
     async fn read(
         &self,
         mut pieces: Pieces,
         most: u32,
         chunks: &mpsc::Sender<String>,
-    ) -> Result<Generated, Trouble> {
+    ) -> Result<Option<Generated>, Trouble> {
         let mut text = String::new();
         let (mut spent, mut tokens, mut ended) = (0u32, None, false);
         let mut patience = self.silence.first;
@@ -298,6 +254,12 @@ impl OpenAi {
                 Ok(Some(Err(error))) => return Err(Trouble::of_library(error)),
                 Err(_) => return Err(silent(patience)),
             };
+            match piece.broken {
+                Some(_) if ended => break,
+                Some(_) if spent == 0 => return Ok(None),
+                Some(why) => return Err(Trouble::Unreadable(why)),
+                None => {}
+            }
             tokens = piece.tokens.or(tokens);
             if piece.spent {
                 if spent == most {
@@ -323,7 +285,7 @@ impl OpenAi {
             };
         }
         let tokens = tokens.or(Some(spent));
-        Ok(Generated { text, tokens })
+        Ok(Some(Generated { text, tokens }))
     }
 
     /// The models to serve, under the names to list them by.
@@ -429,16 +391,17 @@ impl Backend for OpenAi {
         request: GenerateRequest,
         chunks: mpsc::Sender<String>,
     ) -> Result<Generated, BackendError> {
-        match self.open(&request).await? {
-            Answer::Whole(piece) => Ok(Generated {
-                text: piece.text,
-                tokens: piece.tokens,
-            }),
-            Answer::Stream(pieces) => self
-                .read(pieces, request.max_tokens, &chunks)
-                .await
-                .map_err(|trouble| self.explain(trouble)),
+        let pieces = match self.open(&request).await? {
+            Answer::Whole(made) => return Ok(made),
+            Answer::Stream(pieces) => pieces,
+        };
+        let read = self.read(pieces, request.max_tokens, &chunks).await;
+        if let Some(made) = read.map_err(|trouble| self.explain(trouble))? {
+            return Ok(made);
         }
+        // It said yes, and then nothing. Asked for an answer in one piece, it can say what is wrong.
+        let made = self.ask_whole(&request, self.dialect_of(&request.model));
+        made.await.map_err(|trouble| self.explain(trouble))
     }
 }
 
@@ -452,47 +415,6 @@ mod tests {
             words: words.into(),
             retry_after: None,
         }
-    }
-
-    #[test]
-    fn a_dialect_is_learned_from_refusals_and_never_twice_the_same() {
-        let plain = Dialect::default();
-        let new_limit = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.";
-        let learned = plain.after(&refused(400, new_limit));
-        assert_eq!(
-            learned,
-            Some(Dialect {
-                new_limit: true,
-                ..plain
-            })
-        );
-        assert_eq!(
-            learned.and_then(|d| d.after(&refused(400, new_limit))),
-            None
-        );
-
-        let uncounted = plain.after(&refused(422, "unknown field: stream_options"));
-        assert_eq!(
-            uncounted,
-            Some(Dialect {
-                uncounted: true,
-                ..plain
-            })
-        );
-        let whole = uncounted.and_then(|d| d.after(&refused(422, "unknown field: stream_options")));
-        assert_eq!(
-            whole,
-            Some(Dialect {
-                uncounted: true,
-                whole: true,
-                ..plain
-            })
-        );
-        assert_eq!(whole.and_then(|d| d.after(&refused(422, "stream"))), None);
-
-        assert_eq!(plain.after(&refused(500, "stream reset")), None);
-        assert_eq!(plain.after(&refused(400, "bad prompt")), None);
-        assert_eq!(plain.after(&Trouble::Unreachable("stream".into())), None);
     }
 
     #[test]

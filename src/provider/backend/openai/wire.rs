@@ -54,6 +54,16 @@ pub(super) struct Completion {
     usage: Option<Usage>,
     error: Option<Value>,
     message: Option<Value>,
+    /// Ours: see [`broken`].
+    #[serde(rename = "agent-compute:broken")]
+    broken: Option<String>,
+}
+
+/// The event that our transport ends a stream with that breaks off.
+pub(super) fn broken(why: &str) -> Vec<u8> {
+    let event = serde_json::json!({ "agent-compute:broken": line(why) });
+    // What came before may be an event without its end.
+    format!("\n\ndata: {event}\n\n").into_bytes()
 }
 
 #[derive(Default, Deserialize)]
@@ -91,6 +101,8 @@ pub(super) struct Piece {
     pub(super) ended: bool,
     /// How many tokens the whole took.
     pub(super) tokens: Option<u32>,
+    /// Why there are no more.
+    pub(super) broken: Option<String>,
 }
 
 impl Completion {
@@ -124,6 +136,7 @@ impl Completion {
                 .finish_reason
                 .is_some_and(|reason| !reason.is_empty()),
             tokens: tokens.and_then(|tokens| u32::try_from(tokens).ok()),
+            broken: self.broken,
         })
     }
 }
@@ -159,7 +172,8 @@ fn words(value: &Value) -> Option<String> {
     }
 }
 
-fn line(text: &str) -> String {
+/// A text on one line, cut.
+pub(super) fn line(text: &str) -> String {
     let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
     clean.take(MOST_WORDS).collect::<String>().trim().to_owned()
 }
