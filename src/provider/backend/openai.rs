@@ -178,17 +178,17 @@ impl OpenAi {
         }
     }
 
-    /// Sends a request until it is answered, or there is no point in sending it again.
-    async fn open(&self, request: &GenerateRequest) -> Result<Answer, BackendError> {
-        let mut dialect = self.dialect_of(&request.model);
+    /// Sends a request until it is answered, or there is no point in sending it again. Returns as well
+    /// the dialect that was understood.
+    async fn open(
+        &self,
+        request: &GenerateRequest,
+        mut dialect: Dialect,
+    ) -> Result<(Answer, Dialect), Trouble> {
         let mut pauses = PAUSES.into_iter();
         loop {
             let trouble = match self.ask(request, dialect).await {
-                Ok(answer) => {
-                    let mut dialects = lock(&self.dialects);
-                    dialects.insert(request.model.clone(), dialect);
-                    return Ok(answer);
-                }
+                Ok(answer) => return Ok((answer, dialect)),
                 Err(trouble) => trouble,
             };
             if let Some(other) = dialect.after(&trouble) {
@@ -201,37 +201,50 @@ impl OpenAi {
                     tracing::info!(%trouble, ?pause, "the backend is asked again");
                     tokio::time::sleep(pause).await;
                 }
-                _ => return Err(self.explain(trouble)),
+                _ => return Err(trouble),
             }
+        }
+    }
+
+    /// Sends a request, and reads its answer as it comes.
+    async fn make(
+        &self,
+        request: &GenerateRequest,
+        chunks: &mpsc::Sender<String>,
+    ) -> Result<Generated, Trouble> {
+        let known = lock(&self.dialects).get(&request.model).copied();
+        let (answer, dialect) = self.open(request, known.unwrap_or_default()).await?;
+        lock(&self.dialects).insert(request.model.clone(), dialect);
+        let pieces = match answer {
+            Answer::Whole(made) => return Ok(made),
+            Answer::Stream(pieces) => pieces,
+        };
+        if let Some(made) = self.read(pieces, request.max_tokens, chunks).await? {
+            return Ok(made);
+        }
+        // It said yes, and then nothing. Asked for an answer in one piece, it can say what is wrong.
+        match self.open(request, dialect.unstreamed()).await?.0 {
+            Answer::Whole(made) => Ok(made),
+            Answer::Stream(_) => Err(Trouble::Unreadable("a stream, unasked".into())),
         }
     }
 
     /// Sends a request once.
     async fn ask(&self, request: &GenerateRequest, dialect: Dialect) -> Result<Answer, Trouble> {
+        let own = lock(&self.own_names).get(&request.model).cloned();
+        let model = own.as_ref().unwrap_or(&request.model);
+        let ask = dialect.ask(model, request);
         if dialect.whole {
-            return self.ask_whole(request, dialect).await.map(Answer::Whole);
+            let asked = self.whole.chat().create_byot::<_, Completion>(ask).await;
+            let piece = asked.map_err(Trouble::of_library)?.read();
+            let Piece { text, tokens, .. } = piece.map_err(Trouble::Unreadable)?;
+            return Ok(Answer::Whole(Generated { text, tokens }));
         }
-        let model = self.own_name(&request.model);
-        let ask = dialect.ask(&model, request);
         let chat = self.streamed.chat();
         let asked = chat.create_stream_byot::<_, Completion>(ask);
         let asked = tokio::time::timeout(self.silence.first, asked).await;
         let pieces = asked.map_err(|_| silent(self.silence.first))?;
         pieces.map(Answer::Stream).map_err(Trouble::of_library)
-    }
-
-    /// Sends a request once, for an answer in one piece.
-    async fn ask_whole(
-        &self,
-        request: &GenerateRequest,
-        dialect: Dialect,
-    ) -> Result<Generated, Trouble> {
-        let model = self.own_name(&request.model);
-        let ask = dialect.unstreamed().ask(&model, request);
-        let asked = self.whole.chat().create_byot::<_, Completion>(ask).await;
-        let piece = asked.map_err(Trouble::of_library)?.read();
-        let Piece { text, tokens, .. } = piece.map_err(Trouble::Unreadable)?;
-        Ok(Generated { text, tokens })
     }
 
     /// Reads a stream to its end, or to the most tokens that were asked for. `None`: it broke off before
@@ -243,19 +256,21 @@ impl OpenAi {
         chunks: &mpsc::Sender<String>,
     ) -> Result<Option<Generated>, Trouble> {
         let mut text = String::new();
-        let (mut spent, mut tokens, mut ended) = (0u32, None, false);
+        let (mut spent, mut tokens, mut ended) = (0u32, None, None);
         let mut patience = self.silence.first;
         loop {
             let piece = match tokio::time::timeout(patience, pieces.next()).await {
-                Ok(Some(Ok(piece))) => piece.read().map_err(Trouble::Unreadable)?,
                 // All of the text is here; what is missing is the count, or a proper goodbye.
-                _ if ended => break,
-                Ok(None) => break,
+                Ok(None | Some(Err(_))) | Err(_) if ended == Some(true) => break,
+                Ok(Some(Ok(piece))) => piece.read().map_err(Trouble::Unreadable)?,
                 Ok(Some(Err(error))) => return Err(Trouble::of_library(error)),
+                // A server that gives reasons to end gave none: it dropped the work for another.
+                Ok(None) if ended == Some(false) => Piece::broken("the server stopped half-way"),
+                Ok(None) => break,
                 Err(_) => return Err(silent(patience)),
             };
             match piece.broken {
-                Some(_) if ended => break,
+                Some(_) if ended == Some(true) => break,
                 Some(_) if spent == 0 => return Ok(None),
                 Some(why) => return Err(Trouble::Unreadable(why)),
                 None => {}
@@ -277,11 +292,12 @@ impl OpenAi {
                 // Nobody listening is no reason to stop: the whole text is asked for as well.
                 let _ = chunks.send(piece.text).await;
             }
-            ended |= piece.ended;
-            patience = if ended {
-                LAST_WORDS
-            } else {
-                self.silence.between
+            if ended != Some(true) {
+                ended = piece.ended.or(ended);
+            }
+            patience = match ended {
+                Some(true) => LAST_WORDS,
+                _ => self.silence.between,
             };
         }
         let tokens = tokens.or(Some(spent));
@@ -306,15 +322,6 @@ impl OpenAi {
         }
         *lock(&self.own_names) = own_names;
         names
-    }
-
-    fn dialect_of(&self, model: &str) -> Dialect {
-        lock(&self.dialects).get(model).copied().unwrap_or_default()
-    }
-
-    fn own_name(&self, model: &str) -> String {
-        let own = lock(&self.own_names).get(model).cloned();
-        own.unwrap_or_else(|| model.to_owned())
     }
 }
 
@@ -391,17 +398,8 @@ impl Backend for OpenAi {
         request: GenerateRequest,
         chunks: mpsc::Sender<String>,
     ) -> Result<Generated, BackendError> {
-        let pieces = match self.open(&request).await? {
-            Answer::Whole(made) => return Ok(made),
-            Answer::Stream(pieces) => pieces,
-        };
-        let read = self.read(pieces, request.max_tokens, &chunks).await;
-        if let Some(made) = read.map_err(|trouble| self.explain(trouble))? {
-            return Ok(made);
-        }
-        // It said yes, and then nothing. Asked for an answer in one piece, it can say what is wrong.
-        let made = self.ask_whole(&request, self.dialect_of(&request.model));
-        made.await.map_err(|trouble| self.explain(trouble))
+        let made = self.make(&request, &chunks).await;
+        made.map_err(|trouble| self.explain(trouble))
     }
 }
 

@@ -75,6 +75,24 @@ async fn a_real_server_that_says_nothing_in_its_stream_is_asked_why() {
 }
 
 #[tokio::test]
+async fn a_real_server_that_drops_the_work_for_another_request_has_delivered_nothing() {
+    let server = Server::chat(|asked| match asked.body["stream"] == true {
+        true => vec![Step::Send(recorded("interrupted"))],
+        false => vec![whole("asked again")],
+    })
+    .await;
+    assert_eq!(text(&backend(&server)).await, "asked again");
+
+    let halfway = Server::chat(|_| {
+        let piece = json!({ "delta": { "content": "half " }, "finish_reason": null });
+        vec![stream_head(), event(&json!({ "choices": [piece] })), done()]
+    })
+    .await;
+    let error = failure(&backend(&halfway)).await;
+    assert!(error.to_string().contains("half-way"), "{error}");
+}
+
+#[tokio::test]
 async fn max_tokens_is_sent_and_a_server_that_ignores_it_is_cut_off() {
     let word = b"data: {\"choices\":[{\"delta\":{\"content\":\"more \"}}]}\n\n";
     let server = Server::chat(|_| vec![stream_head(), Step::Forever(word.to_vec())]).await;
