@@ -176,7 +176,8 @@ impl ComputeClient {
     pub async fn preview(&self, request: &PurchaseRequest) -> Result<Preview> {
         let ready = self.ready().await?;
         let ends = tokio::time::Instant::now() + request.discovery_time;
-        let survey = buy::survey(ready, request, ends).await?;
+        let request = self.in_tick(request.clone());
+        let survey = buy::survey(ready, &request, ends).await?;
         Ok(Preview {
             providers: survey.seen,
             selected: survey.chosen,
@@ -186,8 +187,8 @@ impl ComputeClient {
     /// Begins a purchase. It runs whether or not its events are read; dropping it stops it, with the
     /// ledger left recoverable.
     #[must_use]
-    pub fn purchase(&self, mut request: PurchaseRequest) -> Purchase {
-        request.tick = request.tick.or_else(|| self.tick.clone());
+    pub fn purchase(&self, request: PurchaseRequest) -> Purchase {
+        let request = self.in_tick(request);
         let (tell, events) = mpsc::channel(EVENTS_WAITING);
         let stop = CancellationToken::new();
         let client = self.clone();
@@ -203,6 +204,12 @@ impl ComputeClient {
         Purchase { events, stop, task }
     }
 
+    /// The request, in this client's tick unless it names one.
+    fn in_tick(&self, mut request: PurchaseRequest) -> PurchaseRequest {
+        request.tick = request.tick.or_else(|| self.tick.clone());
+        request
+    }
+
     /// This client within one tick of its agent's loop: whatever it buys counts against that tick's limit,
     /// which is summed over all time. `id` has 1 to 64 bytes.
     #[must_use]
@@ -216,10 +223,12 @@ impl ComputeClient {
     /// What the limits are and what counts against them, this client's tick included.
     ///
     /// # Errors
-    /// If the ledger can't be read.
+    /// [`Code::Ledger`] if the ledger can't be read; [`Code::Usage`] if the tick's name is empty or too
+    /// long; what [`Builder::build`] says, if this is the client's first use.
     pub async fn budget(&self) -> Result<BudgetReport> {
         let Ready { engine, scope, .. } = self.ready().await?;
         let tick = self.tick.as_deref();
+        buy::check_tick(tick)?;
         Ok(engine.ledger.budget(*scope, tick, engine.limits).await?)
     }
 

@@ -14,3 +14,5 @@ mod custom_wallet;
 mod embed_provider;
 #[path = "../../examples/tick_loop.rs"]
 mod tick_loop;
+
+mod ticks;
