@@ -51,7 +51,12 @@ pub struct FindArgs {
     /// Ask in this NIP-28 channel only: hex, note or nevent
     #[arg(long, value_name = "ID", value_parser = args::channel)]
     pub channel: Option<EventId>,
-    /// cheapest, first, or a public key: npub, nprofile, or >= 8 hex digits (default: cheapest)
+    /// cheapest, first, best, or a public key: npub, nprofile, or >= 8 hex digits (default: cheapest)
+    ///
+    /// best weighs what your own purchases say of a provider against its price. It takes the lowest of
+    /// (price + 10 sats + 1 sat per second until the first word) / score², the score being how surely the
+    /// provider delivers, 50 % for one never bought from. So a good record is worth up to four times a
+    /// stranger's price, and whoever took money for nothing comes last. `providers` shows the records.
     #[arg(long, value_name = "HOW", value_parser = select)]
     pub select: Option<Select>,
     /// Only providers that offer this model; it is asked for

@@ -8,6 +8,7 @@ use super::wallets::open_wallet;
 use crate::client::{Builder, ComputeClient, ProviderSeen, Purchase, PurchaseEvent, Receipt};
 use crate::error::{Code, Error, Result};
 use crate::protocol::Feature;
+use crate::protocol::record::Summary;
 use crate::units::Msat;
 
 /// Characters of a provider's name that are shown.
@@ -58,6 +59,14 @@ pub async fn client_builder(settings: &Settings, out: &Output) -> Result<Builder
 /// # Errors
 /// If the ledger can't be opened.
 pub async fn open_looker(settings: &Settings, out: &Output) -> Result<ComputeClient> {
+    looker_builder(settings, out)?.build().await
+}
+
+/// The same in the making.
+///
+/// # Errors
+/// If the identity can't be opened.
+pub fn looker_builder(settings: &Settings, out: &Output) -> Result<Builder> {
     let (identity, _) = settings.open_identity(|note| out.note(note))?;
     let builder = ComputeClient::builder()
         .looks_only()
@@ -65,11 +74,10 @@ pub async fn open_looker(settings: &Settings, out: &Output) -> Result<ComputeCli
         .config(settings.config.clone())
         .identity(identity)
         .relays(settings.relays.clone());
-    let builder = match settings.network {
+    Ok(match settings.network {
         Some(network) => builder.network(network),
         None => builder,
-    };
-    builder.build().await
+    })
 }
 
 /// Shows a purchase as it goes, until it is over. The first signal stops it in good order, the second at
@@ -203,15 +211,35 @@ pub fn provider_line(seen: &ProviderSeen) -> String {
         .network
         .map_or("network unknown", crate::units::Network::as_str);
     let features: Vec<&str> = seen.features.iter().copied().map(Feature::as_str).collect();
-    let fits = match &seen.reason {
+    let fits = match seen.reason.as_deref() {
         None => "fits".to_owned(),
+        Some("unproven") => {
+            "left out: unproven, above unproven_limit_sats (--htlc pays into escrow)".to_owned()
+        }
         Some(reason) => format!("left out: {reason}"),
     };
     format!(
-        "{}  {price}  {network}  {}  [{}]  [{}]  {fits}",
+        "{}  {price}  {network}  {}  [{}]  [{}]  {}  {fits}",
         short(&seen.provider),
         one_line(&seen.name, LONGEST_NAME),
         one_line(&seen.models.join(", "), LONGEST_MODELS),
         features.join(", "),
+        record(&seen.record),
+    )
+}
+
+/// What we know of a provider, in a few words.
+fn record(of: &Summary) -> String {
+    if of.attempts == 0 {
+        return "no record".to_owned();
+    }
+    let wait = of
+        .first_token_ms
+        .map(|ms| format!(" in {}.{} s", ms / 1000, ms % 1000 / 100))
+        .unwrap_or_default();
+    let (delivered, attempts) = (of.delivered, of.attempts);
+    format!(
+        "delivered {delivered} of {attempts}{wait}, score {}",
+        of.score
     )
 }

@@ -15,7 +15,7 @@ use crate::purchase::recover::{Depth, recover};
 use crate::relay::pool::{PoolOptions, RelayPoolSession, parse_urls};
 use crate::relay::seal::Sealer;
 use crate::relay::{RelayError, RelaySession};
-use crate::units::Network;
+use crate::units::{Msat, Network};
 use crate::wallet::Wallet;
 
 /// Where to talk to providers.
@@ -93,6 +93,8 @@ pub struct Builder {
     limits: Option<Runway>,
     allow: Option<Vec<PublicKey>>,
     deny: Option<Vec<PublicKey>>,
+    books: Option<Scope>,
+    unproven_limit: Option<Msat>,
     encrypt: Option<Encrypt>,
     leaves_open: bool,
     clock: Clock,
@@ -146,6 +148,22 @@ impl Builder {
     #[must_use]
     pub fn looks_only(mut self) -> Self {
         self.pays = Pays::LooksOnly;
+        self
+    }
+
+    /// Which purchases a client that [only looks](Self::looks_only) judges providers by. By default those in
+    /// real money on its network.
+    #[must_use]
+    pub const fn books(mut self, scope: Scope) -> Self {
+        self.books = Some(scope);
+        self
+    }
+
+    /// The most that a provider without a good record is paid outside of escrow. Lowers the owner's
+    /// `unproven_limit_sats`, and never raises it.
+    #[must_use]
+    pub const fn unproven_limit(mut self, most: Msat) -> Self {
+        self.unproven_limit = Some(most);
         self
     }
 
@@ -247,6 +265,8 @@ impl Builder {
         };
         let folder = home.make_folder(Role::Customer)?;
         let ledger = Ledger::open(&folder, self.clock.clone()).await?;
+        let unproven_limit = [config.policy.unproven_limit, self.unproven_limit];
+        let unproven_limit = unproven_limit.into_iter().flatten().min();
         let mut deny = config.policy.deny;
         deny.extend(self.deny.iter().flatten());
         let engine = Engine {
@@ -269,11 +289,13 @@ impl Builder {
             engine,
             recovered,
             scope,
+            books: self.books.filter(|_| !buys).unwrap_or(scope),
             network,
             buys,
             allow: self.allow.clone().unwrap_or(config.policy.allow),
             deny,
             max_hold_secs: config.policy.max_hold_secs,
+            unproven_limit,
             encrypt: self.encryption(config.policy.encrypt),
         })
     }

@@ -1,6 +1,6 @@
 //! The handle on a ledger: opening, owning, and SQL off the async threads.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::ids::{PaymentHash, PurchaseId, WalletId};
+use crate::protocol::record::Record;
 use crate::units::UnixSecs;
 
 /// The ledger of one home. Clones are one handle: they share its connection, its owner's lock and the
@@ -239,6 +240,19 @@ impl Ledger {
             Ok(BudgetReport { limits, usage })
         })
         .await
+    }
+
+    /// What our own purchases in this scope say of these providers; who is missing was never bought from.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    pub async fn records(
+        &self,
+        scope: Scope,
+        providers: Vec<PublicKey>,
+    ) -> Result<BTreeMap<PublicKey, Record>, LedgerError> {
+        self.read(move |db, _| store::records(db, scope, &providers))
+            .await
     }
 
     /// How many reservations of this wallet were settled or released so far: to be read before its

@@ -15,7 +15,10 @@
 //!
 //! # What holds
 //!
-//! * Work starts only when the wallet says that the money is there. `PaymentSent` is a hint to look.
+//! * Work starts only when the wallet says that the money is there: paid, or held in escrow with time
+//!   enough to finish. `PaymentSent` and `HtlcLocked` are hints to look.
+//! * Held money is settled as soon as the customer has released it after delivery, and given back as soon as
+//!   it is clear that there will be no result; never both, and neither is forgotten over a restart.
 //! * A job is on record before its invoice is sent, so whatever can be paid is known after a crash.
 //! * A result is on record, signed, before it is sent: sending it again sends the same events.
 //! * A request is served once, whoever replays it, whenever.
@@ -25,11 +28,13 @@ mod admission;
 mod announce;
 pub mod backend;
 mod engine;
+mod escrow;
 mod event;
 pub mod job;
 mod lookups;
 mod pieces;
 pub mod pricing;
+mod queue;
 mod running;
 mod shop;
 pub mod store;
@@ -85,6 +90,8 @@ pub struct ProviderConfig {
     pub price: Price,
     /// Whether chunks are sent as they come to those who want them.
     pub stream: bool,
+    /// Whether jobs are done for money in escrow, where the wallet has hold invoices.
+    pub escrow: bool,
     /// The most jobs at once.
     pub max_jobs: usize,
     /// The most jobs on top that are quoted or wait for a slot.
@@ -115,6 +122,7 @@ impl ProviderConfig {
             models: Vec::new(),
             price: Price::per_request(Msat::new(10_000)),
             stream: false,
+            escrow: true,
             max_jobs: 4,
             max_queue: 256,
             // An agent may buy for many tasks at once, and one whose processes die and start again has

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(super) use self::wallet::look_up;
 use super::event::{PurchaseEvent, Receipt};
+use super::observed::{FirstToken, observation};
 use super::state::{Booking, Effect, Finish, Happening, Phase, State, Step};
 use super::step::{Now, step};
 use super::watcher::Watcher;
@@ -76,6 +77,7 @@ pub struct Run<'a> {
     release_again: Option<(Instant, Duration)>,
     /// It was left by an earlier run: nobody waits for the result beyond the time that recovery has.
     resumed: bool,
+    first_token: FirstToken,
     /// Nothing live is expected: what the relays have stored is all there is.
     stored_only: bool,
     finished: Option<Finish>,
@@ -110,6 +112,7 @@ impl<'a> Run<'a> {
             looking: None,
             release_again: None,
             resumed: false,
+            first_token: FirstToken::default(),
             stored_only: false,
             finished: None,
         }
@@ -247,6 +250,7 @@ impl<'a> Run<'a> {
         let before = self.state.phase.clone();
         let now = self.now();
         let next = step(&mut self.state, happening, now);
+        self.first_token.see(&before, &self.state, now.elapsed_ms);
         let Some(Step { tell, effects, .. }) = self.commit(before, next).await? else {
             return Ok(());
         };
@@ -282,10 +286,12 @@ impl<'a> Run<'a> {
             Ok(row) => row,
             Err(error) => return Err(Error::new(Code::Internal, error.to_string())),
         };
+        let seen = observation(&before, &self.state, self.first_token.ms());
         let entries: Vec<Entry> = next
             .entries
             .iter()
             .map(|booking| self.entry(booking))
+            .chain(seen.map(Entry::Observe))
             .collect();
         let id = self.state.terms.id;
         let committed = self

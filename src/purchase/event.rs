@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::ids::{JobId, PaymentHash, PurchaseId};
 use crate::protocol::Feature;
+use crate::protocol::record::Summary;
 use crate::units::{Msat, Network, UnixSecs};
 
 /// One thing that happened. Keys and ids are hex; amounts are integer millisatoshi.
@@ -119,6 +120,8 @@ pub struct ProviderSeen {
     pub matches: bool,
     /// Why not: a stable word.
     pub reason: Option<String>,
+    /// What our own purchases say of it.
+    pub record: Summary,
 }
 
 /// What a delivered purchase came to.

@@ -2,6 +2,7 @@
 
 mod fault;
 mod read;
+mod record;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ pub(super) use self::read::{
     by_key, find, hash_used, history, ledger_time, log, purchase, sealing_providers, settlements,
     unfinished, usage_now,
 };
+pub(super) use self::record::records;
 use super::budget::{self, WalletView};
 use super::{
     Entry, LedgerError, NewPurchase, Opened, PurchaseRecord, RefusedBy, Reservation,
@@ -33,7 +35,7 @@ const BUSY: Duration = Duration::from_secs(10);
 /// times this, and then the patient lose to the newcomers.
 const ASK_AGAIN: Duration = Duration::from_millis(1);
 /// Every statement there is stays prepared.
-const STATEMENTS: usize = 40;
+const STATEMENTS: usize = 48;
 
 /// Opens the file, which must exist, and brings it up to date.
 pub(super) fn connect(file: &Path) -> Result<Connection, Fault> {
@@ -338,6 +340,10 @@ pub(super) fn commit(
     }
     let mut money = record.reservation.clone();
     for entry in entries {
+        if let Entry::Observe(seen) = entry {
+            record::observe(&write, &purchase, seen)?;
+            continue;
+        }
         let step = diagram::step(money.as_ref(), entry)?;
         if let Entry::Reserve(ask) = entry {
             if record.state.status != Status::Open {

@@ -8,8 +8,9 @@ use nostr::{Event, PublicKey};
 
 use super::{Engine, Live, Phase};
 use crate::ids::JobId;
-use crate::protocol::message::{AgentMessage, JobRequest, Sealed};
+use crate::protocol::message::{AgentMessage, HtlcLocked, JobRequest, Sealed};
 use crate::protocol::{KIND_TEXT_GENERATION, channel, codec};
+use crate::provider::escrow::NoHold;
 use crate::provider::event::ProviderEvent;
 use crate::provider::job::Address;
 use crate::provider::pricing::{self, Refusal};
@@ -28,7 +29,10 @@ impl Engine {
     /// Takes an event of the channel. What is not for us is ignored in silence.
     pub(super) fn on_event(&mut self, event: &Event, now: Instant) {
         let us = self.shop.seller.key;
-        if event.pubkey == us || channel::channel_of(event) != Some(self.channel) {
+        let Some(channel) = channel::channel_of(event) else {
+            return;
+        };
+        if event.pubkey == us || !self.channels.contains(&channel) {
             return;
         }
         let (message, sealed) = match codec::decode(&event.content) {
@@ -39,14 +43,17 @@ impl Engine {
             Ok(message) => (message, false),
             Err(_) => return,
         };
+        if channel != self.channel && !matches!(message, AgentMessage::PreimageRelease(_)) {
+            return;
+        }
         match message {
             AgentMessage::JobRequest(request) => self.on_request(event, request, sealed, now),
             AgentMessage::PaymentSent(sent) => {
                 self.on_payment_sent(event.pubkey, &sent.job_id, now)
             }
+            AgentMessage::HtlcLocked(locked) => self.on_locked(event.pubkey, &locked, now),
+            AgentMessage::PreimageRelease(release) => self.on_release(event.pubkey, &release),
             AgentMessage::Cancel(cancel) => self.on_cancel(event.pubkey, &cancel.job_id, now),
-            // Escrow is not among our features, so nobody should send them.
-            AgentMessage::HtlcLocked(_) | AgentMessage::PreimageRelease(_) => {}
             // A seal holds no seal: opened above.
             AgentMessage::Sealed(_) => {}
             // What providers say.
@@ -75,7 +82,8 @@ impl Engine {
             .ok();
         let at = UnixSecs::new(event.created_at.as_secs());
         let begins = channel::answered(event).is_none();
-        if opened.is_none() && begins && self.is_timely(at) && self.seen.is_new(event.id) {
+        let here = channel::channel_of(event) == Some(self.channel);
+        if opened.is_none() && here && begins && self.is_timely(at) && self.seen.is_new(event.id) {
             let address = self.address(event, false);
             let refusal = Refusal::new(UNREADABLE, "this sealed message can't be opened");
             self.refuse(address, refusal, now);
@@ -112,9 +120,10 @@ impl Engine {
             return;
         }
         // Priced first: what we would not take anyway takes nobody's place.
-        let quote = match pricing::quote(&request, &self.terms)
-            .and_then(|quote| self.admit(address, now).map(|()| quote))
-        {
+        let quote = match pricing::quote(&request, &self.terms).and_then(|quote| {
+            self.admit(address, quote.escrow.is_some(), now)
+                .map(|()| quote)
+        }) {
             Ok(quote) => quote,
             Err(refusal) => return self.refuse(address, refusal, now),
         };
@@ -142,7 +151,7 @@ impl Engine {
     }
 
     /// Finds a place for one more quote.
-    fn admit(&mut self, address: Address, now: Instant) -> Result<(), Refusal> {
+    fn admit(&mut self, address: Address, escrow: bool, now: Instant) -> Result<(), Refusal> {
         let busy = |why: &str| Err(Refusal::new("busy", why));
         if self.leaving {
             return busy("this provider is about to stop");
@@ -154,6 +163,15 @@ impl Engine {
         let unpaid = unpaid_of_this_customer.count();
         if unpaid >= self.max_quotes_per_customer {
             return busy("too many of your quotes are unpaid");
+        }
+        let of_this_customer = self.live.values();
+        let of_this_customer =
+            of_this_customer.filter(|live| live.address.customer == address.customer);
+        if of_this_customer.count() >= self.max_live.div_ceil(2) {
+            return busy("too many of your jobs are under way");
+        }
+        if escrow && !self.may_hold() {
+            return busy("too many results await their release: pay first");
         }
         let is_full = self.live.len() >= self.max_live;
         if is_full && (unpaid > 0 || !self.make_room(now)) {
@@ -223,6 +241,30 @@ impl Engine {
         }
     }
 
+    /// A customer says that it locked the money of a job in escrow: a reason to look, and nothing more.
+    /// Whatever else it says, how much and for how long, the wallet knows better.
+    fn on_locked(&mut self, author: PublicKey, locked: &HtlcLocked, now: Instant) {
+        let quoted = self
+            .by_job_id
+            .get(&locked.job_id)
+            .and_then(|request| self.live.get(request));
+        let Some(Live {
+            address,
+            phase: Phase::Quoted { job, .. },
+        }) = quoted
+        else {
+            // Late ones are asked about by themselves, and after a `PaymentSent`.
+            return;
+        };
+        if let Some(hash) = job.payment_hash
+            && job.escrow
+            && address.customer == author
+            && locked.payment_hash.parse() == Ok(hash)
+        {
+            self.lookups.hint(hash, now);
+        }
+    }
+
     /// The customer no longer wants a job that it has not paid.
     fn on_cancel(&mut self, author: PublicKey, job_id: &JobId, now: Instant) {
         let Some(request) = self.by_job_id.get(job_id).copied() else {
@@ -233,6 +275,8 @@ impl Engine {
         // must not fill the store.
         if self.live.get(&request).is_some_and(is_theirs) && self.credit.take(author, now) {
             self.cancel(request);
+            // What is only held costs nobody anything yet.
+            self.give_up_waiting(request, NoHold::unwanted());
         }
     }
 }

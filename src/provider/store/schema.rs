@@ -61,6 +61,23 @@ CREATE TABLE announcements (
     "
 ALTER TABLE jobs ADD COLUMN sealed INTEGER NOT NULL DEFAULT 0;
 ",
+    // Chunks of earlier versions are not on record, so what such a version began is not streamed again.
+    "
+ALTER TABLE jobs ADD COLUMN escrow INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN held_at INTEGER;
+ALTER TABLE jobs ADD COLUMN held_until INTEGER;
+ALTER TABLE jobs ADD COLUMN preimage TEXT;
+UPDATE jobs SET stream = 0 WHERE state IN ('quoted', 'paid', 'running');
+CREATE INDEX jobs_escrow ON jobs (state) WHERE escrow = 1;
+CREATE INDEX jobs_escrow_customer ON jobs (customer) WHERE escrow = 1;
+CREATE INDEX jobs_settled ON jobs (settled_at) WHERE settled_at IS NOT NULL;
+CREATE TABLE chunks (
+    request_id TEXT NOT NULL,
+    seq        INTEGER NOT NULL,
+    text       TEXT NOT NULL,
+    PRIMARY KEY (request_id, seq)
+) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// What keeps a file from being used as a job store.
