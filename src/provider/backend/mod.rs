@@ -49,6 +49,7 @@ impl fmt::Debug for Generated {
 
 /// Why a backend could not do it. The words are for the owner: customers are told only that it failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BackendError {
     /// It can't be reached.
     #[error("the backend can't be reached: {0}")]
