@@ -314,6 +314,8 @@ pub struct ProviderConfig {
     pub backend: BackendKind,
     /// Where the backend's server is; `None`: the usual local ports.
     pub backend_url: Option<String>,
+    /// Where the key is that the server wants. Sent to `backend_url` and nowhere else.
+    pub backend_key: Option<SecretRef>,
     /// The models it serves; empty: all the backend has.
     pub models: Vec<String>,
     /// What a request costs.
@@ -337,6 +339,7 @@ impl Default for ProviderConfig {
             description: "Sells text generation for Lightning payments".to_owned(),
             backend: BackendKind::Auto,
             backend_url: None,
+            backend_key: None,
             models: Vec::new(),
             price: DEFAULT_PRICE,
             price_per_1k_tokens: Msat::ZERO,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use nostr::EventId;
 
-use super::args::{self, CompletionsArgs, GlobalArgs, IdentityCommand, WalletCommand};
+use super::args::{self, CompletionsArgs, DoctorArgs, GlobalArgs, IdentityCommand, WalletCommand};
 use super::commands;
 use super::output::Output;
 use super::settings::{PurchaseSettings, Settings};
@@ -144,6 +144,9 @@ pub enum Command {
     /// Make, import or show this program's key
     #[command(subcommand, arg_required_else_help = true)]
     Identity(IdentityCommand),
+    /// Look for what would keep a purchase from working, and say what mends it
+    #[command(after_help = help::CUSTOMER_DOCTOR)]
+    Doctor(DoctorArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Print the manual page
@@ -260,6 +263,9 @@ async fn run(cli: Customer, out: &Output) -> Result<()> {
         }
         Some(Command::Wallet(args)) => commands::wallet::run(settings()?, args, out).await,
         Some(Command::Identity(args)) => commands::identity::run(settings()?, args, out),
+        Some(Command::Doctor(args)) => {
+            commands::doctor::run(Role::Customer, &global, &args, environment, out).await
+        }
         Some(Command::Completions(args)) => commands::completions::run(self::command(), &args, out),
         Some(Command::Man) => commands::man::run(self::command(), out),
     }

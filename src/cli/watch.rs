@@ -94,6 +94,7 @@ pub async fn watch(
     let mut cut_off = Error::new(Code::Interrupted, "stopped");
     let mut stopped = false;
     let mut shown = String::new();
+    let mut held = String::new();
     loop {
         let event = tokio::select! {
             event = purchase.next_event() => event,
@@ -110,17 +111,25 @@ pub async fn watch(
         let Some(event) = event else { break };
         show(&event);
         cut_off = as_of(cut_off, &event);
-        if let PurchaseEvent::Chunk { text, .. } = &event {
-            out.clear_status();
-            out.text(text);
-            shown.push_str(text);
+        if let PurchaseEvent::Chunk { text, in_order, .. } = &event {
+            // What is in a pipe can't be taken back: there, pieces whose order is not certain wait for
+            // the whole text. A person is better served by seeing them come.
+            if *in_order || out.is_watched() {
+                out.clear_status();
+                out.text(text);
+                shown.push_str(text);
+            } else {
+                held.push_str(text);
+            }
         }
         out.object(&event);
     }
     let receipt = purchase.receipt().await;
     out.clear_status();
-    if let Ok(receipt) = &receipt {
-        show_rest(receipt, &shown, out);
+    match &receipt {
+        Ok(receipt) => show_rest(receipt, &shown, out),
+        // There is no better text to come in this process.
+        Err(_) => out.text(&held),
     }
     receipt
 }

@@ -46,6 +46,7 @@ pub const KEYS: [(&str, &[&str]); 7] = [
             "description",
             "backend",
             "backend_url",
+            "backend_key",
             "models",
             "price_msats",
             "price_per_1k_tokens_msats",
@@ -124,6 +125,7 @@ struct ProviderSection {
     description: Option<Line>,
     backend: Option<BackendKind>,
     backend_url: Option<Line>,
+    backend_key: Option<SecretRef>,
     models: Vec<Line>,
     price_msats: Option<Millisats>,
     price_per_1k_tokens_msats: Option<Millisats>,
@@ -194,6 +196,7 @@ impl ProviderSection {
             description: self.description.map_or(default.description, |text| text.0),
             backend: self.backend.unwrap_or(default.backend),
             backend_url: self.backend_url.map(|url| url.0),
+            backend_key: self.backend_key,
             models: self.models.into_iter().map(|model| model.0).collect(),
             price: self.price_msats.map_or(default.price, |price| price.0),
             price_per_1k_tokens: self

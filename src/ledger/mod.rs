@@ -38,6 +38,7 @@
 //! the real one arrives ([`Ledger::time`] tells); refusing too long is the safe way to be wrong.
 
 pub mod budget;
+mod checkup;
 mod diagram;
 mod handle;
 mod owner;
@@ -49,6 +50,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use self::budget::{BudgetReport, Limits, Refusal, RefusedBy, Usage};
+pub use self::checkup::{Checkup, check_up};
 pub use self::handle::{DriveGuard, Ledger};
 use crate::error::{Code, Error};
 use crate::ids::{PaymentHash, PurchaseId, WalletId};

@@ -13,6 +13,9 @@ const APPLICATION_ID: i64 = 0x6163_4c47;
 
 const MIGRATIONS: &[&str] = &[FIRST, SEALING, RECORD];
 
+/// The version of files that this program writes.
+pub(super) const LATEST: usize = MIGRATIONS.len();
+
 const FIRST: &str = "
 -- The latest ledger time there was. It never runs backwards.
 CREATE TABLE ledger_time (
@@ -198,7 +201,7 @@ pub(super) fn migrate(db: &mut Connection) -> Result<(), Fault> {
 }
 
 /// How many of the migrations the file has had.
-fn version(db: &Connection) -> Result<usize, Fault> {
+pub(super) fn version(db: &Connection) -> Result<usize, Fault> {
     let (version, application, tables): (i64, i64, i64) = db.query_row(
         "SELECT (SELECT user_version FROM pragma_user_version),
                 (SELECT application_id FROM pragma_application_id),

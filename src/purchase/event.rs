@@ -87,6 +87,10 @@ pub enum PurchaseEvent {
         seq: u32,
         /// The piece.
         text: String,
+        /// Whether its provider numbered it. Pieces without numbers (deployed peers) come in the order
+        /// in which relays sent them, and the result may be another text.
+        #[serde(skip)]
+        in_order: bool,
     },
     /// In escrow: the result is on record, and the provider is told the preimage that claims the money.
     Released {

@@ -1,5 +1,6 @@
 //! The ledger's SQL. Every function here is one transaction on one connection, and blocks.
 
+mod checkup;
 mod fault;
 mod read;
 mod record;
@@ -11,6 +12,7 @@ use rusqlite::{
     Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
 };
 
+pub(super) use self::checkup::check_up;
 pub(super) use self::fault::Fault;
 use self::read::{
     Stored, clamp_time, open_on_wallet, parsed, required, stored, stored_time, usage,
