@@ -25,6 +25,7 @@ use crate::wallet::Wallet;
 
 /// What recovery found out about one purchase.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Recovered {
     /// The purchase.
     pub purchase_id: PurchaseId,
@@ -44,6 +45,7 @@ pub struct Recovered {
 
 /// What keeps a purchase from being settled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Trouble {
     /// The stable word.
     pub code: Code,
