@@ -187,17 +187,18 @@ pub fn waiting_for(event: &PurchaseEvent) -> Option<String> {
 pub fn summary(receipt: &Receipt, wallet: &WalletChoice) -> String {
     let what = match wallet {
         WalletChoice::Without => "nothing was paid (--no-wallet)".to_owned(),
-        _ if !receipt.reserved_msat.is_zero() => format!(
-            "{} stay locked until the provider claims them (`agent-customer recover`), for a result",
-            receipt.reserved_msat
-        ),
         WalletChoice::Sim(_) => format!("paid {} of play money", receipt.paid_msat),
         WalletChoice::Unset | WalletChoice::Missing(_) => format!("paid {}", receipt.paid_msat),
     };
     let seconds = receipt.elapsed_ms / 1000;
     let tenths = receipt.elapsed_ms % 1000 / 100;
+    let claimed = if receipt.reserved_msat.is_zero() {
+        ""
+    } else {
+        ". The provider has yet to claim what was locked for it: `agent-customer recover` sees to that"
+    };
     format!(
-        "{what} to {} in {seconds}.{tenths} s; purchase {}",
+        "{what} to {} in {seconds}.{tenths} s; purchase {}{claimed}",
         short(&receipt.provider),
         receipt.purchase_id
     )

@@ -449,7 +449,6 @@ fn usage_errors_end_in_one_line_of_json_when_asked_for() {
         &["--json", "--prompt", &long],
         &["--json", "--prompt", "@/nowhere"],
         &["--json", "--prompt", "x", "--direct"],
-        &["--json", "--prompt", "x", "--select", "best"],
         &["--json", "--prompt", "x", "--select", "17162c9"],
         &["--json", "--prompt", "x", "--channel", "general"],
         &["--json", "--prompt", "x", "--relay", "http://x"],
