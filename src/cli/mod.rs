@@ -11,6 +11,7 @@
 
 pub mod args;
 mod ask;
+pub mod backends;
 pub mod commands;
 pub mod customer;
 mod help;
@@ -19,6 +20,7 @@ mod parse;
 mod program;
 mod prompt;
 pub mod provider;
+pub mod qr;
 pub mod settings;
 pub mod signals;
 pub mod text;
