@@ -116,7 +116,7 @@ pub enum Command {
     /// Look into the wallet
     #[command(subcommand, arg_required_else_help = true)]
     Wallet(WalletCommand),
-    /// Make, import or show this program's key
+    /// Make, import, show, encrypt or back up this program's key
     #[command(subcommand, arg_required_else_help = true)]
     Identity(IdentityCommand),
     /// Print a completion script for a shell

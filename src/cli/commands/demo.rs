@@ -37,6 +37,11 @@ use crate::wallet::Wallet as _;
 /// If a part of it can't be set up, or the purchase fails.
 pub async fn run(home: Option<PathBuf>, args: DemoArgs, out: &Output) -> Result<()> {
     let prompt = read_prompt(&args.prompt)?;
+    // Keys that stay are encrypted as ever; those of a temporary folder go with it.
+    let keys = match &home {
+        Some(_) => Environment::of_process(),
+        None => Environment::of([]),
+    };
     let place = Place::new(home)?;
     let home = Home::at(place.folder());
     out.note("A compute market on this machine. All money in it is play money.");
@@ -47,6 +52,7 @@ pub async fn run(home: Option<PathBuf>, args: DemoArgs, out: &Output) -> Result<
     let bank = home.sim_bank_file();
     let market = Market {
         home,
+        keys,
         relay: relay.url(),
         sim: SimChoice {
             bank,
@@ -64,6 +70,8 @@ pub async fn run(home: Option<PathBuf>, args: DemoArgs, out: &Output) -> Result<
 
 struct Market {
     home: Home,
+    /// Where the password of the keys is.
+    keys: Environment,
     relay: nostr::RelayUrl,
     sim: SimChoice,
 }
@@ -82,14 +90,13 @@ impl Seller {
 }
 
 impl Market {
-    /// A key for play money is made without a password; one that is there may have one.
     async fn identity(&self, role: Role) -> Result<Identity> {
         self.home.make_folder(role)?;
         let file = self.home.identity_file(role);
+        let keys = self.keys.clone();
         off_the_runtime(move || {
-            let mut owner = Owner::new(Environment::of_process());
-            let nobody = Environment::of([]);
-            Ok(keystore::open_or_create_with(&file, &nobody, &mut owner)?.0)
+            let mut owner = Owner::new(keys.clone());
+            Ok(keystore::open_or_create_with(&file, &keys, &mut owner)?.0)
         })
         .await
     }
