@@ -246,6 +246,9 @@ pub struct Policy {
     pub encrypt: Encrypt,
     /// The longest that a hold may lock our money, in seconds.
     pub max_hold_secs: u64,
+    /// The most that a provider without a good record of ours is paid outside of escrow; `None`: no more
+    /// than the limits allow anyway.
+    pub unproven_limit: Option<Msat>,
 }
 
 impl Default for Policy {
@@ -256,6 +259,7 @@ impl Default for Policy {
             deny: Vec::new(),
             encrypt: Encrypt::Prefer,
             max_hold_secs: DEFAULT_MAX_HOLD_SECS,
+            unproven_limit: None,
         }
     }
 }
@@ -320,6 +324,8 @@ pub struct ProviderConfig {
     pub price_per_1k_tokens: Msat,
     /// Send results as they are made, to customers that ask for it.
     pub stream: bool,
+    /// Do jobs for money in escrow, where the wallet has hold invoices.
+    pub escrow: bool,
     /// Jobs at once.
     pub max_jobs: u32,
     /// Seconds between two announcements.
@@ -338,6 +344,7 @@ impl Default for ProviderConfig {
             price: DEFAULT_PRICE,
             price_per_1k_tokens: Msat::ZERO,
             stream: false,
+            escrow: true,
             max_jobs: DEFAULT_MAX_JOBS,
             announce_every_secs: DEFAULT_ANNOUNCE_EVERY_SECS,
         }

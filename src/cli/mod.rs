@@ -19,6 +19,7 @@ mod parse;
 mod program;
 mod prompt;
 pub mod provider;
+pub mod qr;
 pub mod settings;
 pub mod signals;
 pub mod text;

@@ -85,15 +85,22 @@ impl Settings {
         no_wallet: bool,
         environment: Environment,
     ) -> Result<Self> {
-        let home = match flags
-            .home
-            .clone()
-            .or_else(|| environment.path(HOME_VARIABLE))
-        {
-            Some(folder) => Home::at(folder),
-            None => Home::of_user()?,
-        };
+        let home = home_of(flags, &environment)?;
         let config = read_config(&home, flags)?;
+        Self::with(role, flags, no_wallet, environment, (home, config))
+    }
+
+    /// The same, with a home and a configuration that were found already.
+    ///
+    /// # Errors
+    /// As [`Settings::resolve`].
+    pub fn with(
+        role: Role,
+        flags: &GlobalArgs,
+        no_wallet: bool,
+        environment: Environment,
+        (home, config): (Home, Config),
+    ) -> Result<Self> {
         let wallet = choose_wallet(flags, no_wallet, &config, &home, &environment)?;
         let network = agree_on_network(&wallet, flags.network)?;
         let identity = Source {
@@ -152,7 +159,26 @@ fn usage(message: impl Into<String>) -> Error {
     Error::new(Code::Usage, message)
 }
 
-fn read_config(home: &Home, flags: &GlobalArgs) -> Result<Config> {
+/// The home that the flags name, or the environment, or else the user's own.
+///
+/// # Errors
+/// [`Code::Usage`] if this user has none.
+pub fn home_of(flags: &GlobalArgs, environment: &Environment) -> Result<Home> {
+    let named = flags
+        .home
+        .clone()
+        .or_else(|| environment.path(HOME_VARIABLE));
+    match named {
+        Some(folder) => Ok(Home::at(folder)),
+        None => Home::of_user(),
+    }
+}
+
+/// The configuration file that `--config` names, which must exist, or the home's, which need not.
+///
+/// # Errors
+/// [`Code::Usage`] if it can't be read, or holds what it must not.
+pub fn read_config(home: &Home, flags: &GlobalArgs) -> Result<Config> {
     match &flags.config {
         Some(path) => Config::read(path)?
             .ok_or_else(|| usage(format!("--config {}: no such file", path.display()))),
@@ -249,6 +275,8 @@ pub struct PurchaseSettings {
     pub timeout: Duration,
     /// Choose only.
     pub dry_run: bool,
+    /// Lock the money, and let it go after delivery.
+    pub htlc: bool,
     /// Do not encrypt.
     pub plaintext: bool,
     /// The owner's limits.
@@ -299,8 +327,7 @@ impl PurchaseSettings {
     /// What these flags mean over these settings. Reads the prompt, from stdin if it says so.
     ///
     /// # Errors
-    /// [`Code::Usage`] if there is no prompt or something contradicts; [`Code::Wallet`] for escrow,
-    /// which no wallet of this version has.
+    /// [`Code::Usage`] if there is no prompt or something contradicts.
     pub fn resolve(flags: &BuyArgs, settings: &Settings) -> Result<Self> {
         let Some(prompt) = &flags.prompt else {
             return Err(usage(
@@ -312,16 +339,14 @@ impl PurchaseSettings {
                 "--direct: NIP-90 jobs are not part of this version; leave it out to buy through a channel",
             ));
         }
-        if settings.config.policy.encrypt == Encrypt::Required {
+        if flags.plaintext && settings.config.policy.encrypt == Encrypt::Required {
             return Err(usage(
-                "[policy] encrypt = \"required\": encryption is not part of this version, and nothing \
-                 is sent in plain text against your policy",
+                "--plaintext: [policy] encrypt = \"required\" in your config forbids plain text",
             ));
         }
-        if flags.htlc {
-            return Err(Error::new(
-                Code::Wallet,
-                "--htlc: escrow is not part of this version; nothing was paid",
+        if flags.htlc && settings.wallet == WalletChoice::Without {
+            return Err(usage(
+                "--htlc locks money, and --no-wallet pays nothing: leave one of them out",
             ));
         }
         Ok(Self {
@@ -332,6 +357,7 @@ impl PurchaseSettings {
             idempotency_key: flags.idempotency_key.clone(),
             timeout: Duration::from_secs(flags.timeout),
             dry_run: flags.dry_run,
+            htlc: flags.htlc,
             plaintext: flags.plaintext,
             limits: settings.limits(),
         })

@@ -33,6 +33,11 @@ pub struct PurchaseRequest {
     pub max_fee: Option<Msat>,
     /// Ask for a stream.
     pub stream: bool,
+    /// Do not encrypt, even where the provider can.
+    pub plaintext: bool,
+    /// Lock the money first and let it go after delivery, by a hold invoice: only providers that list
+    /// `hold-invoice` are considered. Any wallet that pays invoices can; to hold is the payee's part.
+    pub escrow: bool,
     /// The tick that this counts against, at most 64 bytes; `None`: a tick of its own.
     pub tick: Option<String>,
     /// The same key and request never buy twice.
@@ -58,6 +63,8 @@ impl PurchaseRequest {
             max_price: None,
             max_fee: None,
             stream: true,
+            plaintext: false,
+            escrow: false,
             tick: None,
             idempotency_key: None,
             discovery_time: crate::config::DEFAULT_DISCOVERY_TIME,
@@ -74,9 +81,10 @@ impl PurchaseRequest {
             model,
             max_price,
             tick,
+            escrow,
             ..
         } = self;
-        let asked = serde_json::json!([
+        let mut asked = vec![serde_json::json!([
             KIND_TEXT_GENERATION,
             prompt,
             max_tokens,
@@ -85,8 +93,11 @@ impl PurchaseRequest {
             tick,
             scope,
             paid
-        ]);
-        let digest = Sha256::digest(asked.to_string().as_bytes());
+        ])];
+        // Beside the rest, so that requests without it keep the fingerprint they always had.
+        asked.extend(escrow.then(|| "escrow".into()));
+        let asked: String = asked.iter().map(ToString::to_string).collect();
+        let digest = Sha256::digest(asked.as_bytes());
         crate::ids::PaymentHash::from_bytes(digest.into()).to_string()
     }
 }

@@ -504,8 +504,7 @@ fn without_json_a_usage_error_leaves_stdout_empty() {
 fn what_no_wallet_of_this_build_can_do_is_said_with_its_own_code() {
     let owner = Owner::new();
     for args in [
-        &["--json", "--prompt", "x", "--wallet", "sim", "--htlc"][..],
-        &["--json", "wallet", "balance"],
+        &["--json", "wallet", "balance"][..],
         &["--json", "wallet", "balance", "--wallet", "nwc"],
         &["--json", "wallet", "setup", "--wallet", "ldk"],
     ] {

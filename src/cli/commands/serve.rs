@@ -105,6 +105,7 @@ fn config(settings: &Settings, sale: SaleSettings, network: Network) -> Provider
             per_1k_tokens: sale.price_per_1k_tokens,
         },
         stream: sale.stream,
+        escrow: settings.config.provider.escrow,
         max_jobs: usize::try_from(sale.max_jobs).unwrap_or(usize::MAX),
         announce_every: sale.announce_every,
         name: sale.name,
@@ -137,6 +138,26 @@ fn print(event: &ProviderEvent, out: &Output) {
         }
         ProviderEvent::Queued { job_id, position } => {
             out.note(&format!("{job_id} waits behind {position} others"));
+        }
+        ProviderEvent::Held {
+            job_id, price_msat, ..
+        } => {
+            out.note(&format!("{job_id} holds {price_msat} in escrow"));
+        }
+        ProviderEvent::Released { job_id } => out.note(&format!("{job_id} released")),
+        ProviderEvent::Settled { job_id, price_msat } => {
+            out.note(&format!("{job_id} settled {price_msat}"));
+        }
+        ProviderEvent::Unreleased { job_id, price_msat } => {
+            out.note(&format!(
+                "{job_id} NOT RELEASED: delivered, and {price_msat} went back"
+            ));
+        }
+        ProviderEvent::Undone { job_id, reason, .. } => {
+            out.note(&format!("{job_id} failed, its money goes back: {reason}"));
+        }
+        ProviderEvent::Returned { job_id, price_msat } => {
+            out.note(&format!("{job_id} returned {price_msat}"));
         }
         ProviderEvent::Started { job_id, model } => out.note(&format!("{job_id} runs on {model}")),
         ProviderEvent::Delivered { job_id, .. } => out.note(&format!("{job_id} delivered")),
