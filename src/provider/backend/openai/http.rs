@@ -111,9 +111,10 @@ pub(super) fn connections(address: &ServerAddress) -> Result<reqwest::Client, Ba
         // Else it would read the system's certificates, and fail on a machine that has none.
         builder.tls_certs_only([])
     };
-    builder
-        .build()
-        .map_err(|error| BackendError::Failed(format!("no TLS: {}", root_words(&error))))
+    builder.build().map_err(|error| {
+        let why = root_words(&error);
+        BackendError::Failed(format!("no https from this machine: {why}"))
+    })
 }
 
 /// Sees to it that the process has a crypto provider: reqwest panics without one. rustls installs the same
