@@ -206,8 +206,8 @@ impl Engine {
         };
         match (hold.stage, end) {
             (Stage::Working, HoldEnd::Theirs) => {
-                if let Some(running) = self.running.get(&request) {
-                    running.lost.cancel();
+                if let Some(lost) = self.running.get(&request) {
+                    lost.cancel();
                 } else {
                     self.give_up_waiting(request, NoHold::gone());
                 }
