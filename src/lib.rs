@@ -13,12 +13,13 @@
 //! ```text
 //! bins ► cli ► { client, provider } ► { purchase, discovery, market }
 //!      ► ports { wallet, relay, ledger, provider::backend }
-//!      ► { identity, protocol, config } ► { units, ids, error, clock, secret }
+//!      ► { identity, protocol, config } ► { units, ids, error, clock, secret, look }
 //! ```
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`units`], [`ids`], [`error`], [`clock`], [`secret`] | money, names, failures, time and secrets as types |
+//! | [`look`] | reading an SQLite file without changing anything |
 //! | [`protocol`] | the wire: messages, channel events, listings; pure |
 //! | [`identity`], [`config`] | who we are; settings and constants |
 //! | [`relay`] | several Nostr relays as one (port), the embedded relay |
@@ -52,6 +53,7 @@ pub mod error;
 pub mod identity;
 pub mod ids;
 pub mod ledger;
+pub mod look;
 pub mod market;
 pub mod protocol;
 #[cfg(feature = "provider")]

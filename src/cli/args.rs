@@ -62,10 +62,17 @@ pub enum IdentityCommand {
 pub enum WalletCommand {
     /// What can be spent
     Balance,
-    /// Where to send money to
-    Address,
-    /// Make an invoice (BOLT11)
+    /// Where to send money to; on a terminal with a QR code
+    Address {
+        /// Show no QR code
+        #[arg(long)]
+        no_qr: bool,
+    },
+    /// Make an invoice (BOLT11); on a terminal with a QR code
     Invoice {
+        /// Show no QR code
+        #[arg(long)]
+        no_qr: bool,
         /// What it asks for, in sats
         #[arg(long, value_name = "SATS", value_parser = sats)]
         amount_sats: Msat,
@@ -78,6 +85,16 @@ pub enum WalletCommand {
     },
     /// Connect a wallet that needs it
     Setup,
+}
+
+/// `doctor`
+#[derive(Args, Clone, Debug)]
+pub struct DoctorArgs {
+    /// Try writing to public relays too: each is sent one event that relays don't store, from a throwaway key
+    ///
+    /// Relays on this machine and in private networks are sent one in any case.
+    #[arg(long)]
+    pub write: bool,
 }
 
 /// `completions …`

@@ -30,6 +30,8 @@ pub struct Output {
     streams: Mutex<Streams>,
     /// Whether progress may be drawn: stderr is a terminal.
     draws: bool,
+    /// Whether stdout is a terminal: somebody reads what comes, as it comes.
+    watched: bool,
 }
 
 struct Streams {
@@ -82,7 +84,10 @@ impl Output {
     #[must_use]
     pub fn of_process(json: bool) -> Self {
         let draws = io::stderr().is_terminal();
-        Self::to(json, draws, Box::new(io::stdout()), Box::new(io::stderr()))
+        Self {
+            watched: io::stdout().is_terminal(),
+            ..Self::to(json, draws, Box::new(io::stdout()), Box::new(io::stderr()))
+        }
     }
 
     /// An output that writes elsewhere: for tests.
@@ -96,6 +101,7 @@ impl Output {
         Self {
             json,
             draws,
+            watched: false,
             streams: Mutex::new(Streams {
                 data,
                 notes,
@@ -111,6 +117,12 @@ impl Output {
     #[must_use]
     pub const fn is_json(&self) -> bool {
         self.json
+    }
+
+    /// Whether a person reads stdout as it comes: it is a terminal, and not JSON.
+    #[must_use]
+    pub const fn is_watched(&self) -> bool {
+        self.watched && !self.json
     }
 
     /// With `--json`, a line `{"v":1,"event":NAME,…}`; otherwise nothing. `body` is a struct or a map.
@@ -169,6 +181,14 @@ impl Output {
     pub fn note(&self, text: &str) {
         let line = clean(text);
         self.streams().write_note(&line);
+    }
+
+    /// A picture for the person at the terminal, on stderr, as it is: it may hold colours, and nothing of a
+    /// stranger's. Nothing unless stdout and stderr are both terminals.
+    pub fn picture(&self, drawn: &str) {
+        if self.is_watched() && self.draws {
+            self.streams().write_note(drawn);
+        }
     }
 
     /// Shows what is being waited for, on stderr, if that is a terminal. Replaces what was shown.

@@ -7,12 +7,12 @@ use std::time::Duration;
 use nostr::{EventId, RelayUrl};
 
 use super::args::GlobalArgs;
+use super::backends::BackendChoice;
 use super::customer::BuyArgs;
 use super::prompt::read_prompt;
 use super::provider::SellArgs;
 use crate::config::{
-    BackendKind, Config, DEFAULT_RELAYS, Encrypt, Home, MAX_RELAYS, Role, Select, WalletKind,
-    default_fee_cap,
+    Config, DEFAULT_RELAYS, Encrypt, Home, MAX_RELAYS, Role, Select, WalletKind, default_fee_cap,
 };
 use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
@@ -85,15 +85,22 @@ impl Settings {
         no_wallet: bool,
         environment: Environment,
     ) -> Result<Self> {
-        let home = match flags
-            .home
-            .clone()
-            .or_else(|| environment.path(HOME_VARIABLE))
-        {
-            Some(folder) => Home::at(folder),
-            None => Home::of_user()?,
-        };
+        let home = home_of(flags, &environment)?;
         let config = read_config(&home, flags)?;
+        Self::with(role, flags, no_wallet, environment, (home, config))
+    }
+
+    /// The same, with a home and a configuration that were found already.
+    ///
+    /// # Errors
+    /// As [`Settings::resolve`].
+    pub fn with(
+        role: Role,
+        flags: &GlobalArgs,
+        no_wallet: bool,
+        environment: Environment,
+        (home, config): (Home, Config),
+    ) -> Result<Self> {
         let wallet = choose_wallet(flags, no_wallet, &config, &home, &environment)?;
         let network = agree_on_network(&wallet, flags.network)?;
         let identity = Source {
@@ -152,7 +159,26 @@ fn usage(message: impl Into<String>) -> Error {
     Error::new(Code::Usage, message)
 }
 
-fn read_config(home: &Home, flags: &GlobalArgs) -> Result<Config> {
+/// The home that the flags name, or the environment, or else the user's own.
+///
+/// # Errors
+/// [`Code::Usage`] if this user has none.
+pub fn home_of(flags: &GlobalArgs, environment: &Environment) -> Result<Home> {
+    let named = flags
+        .home
+        .clone()
+        .or_else(|| environment.path(HOME_VARIABLE));
+    match named {
+        Some(folder) => Ok(Home::at(folder)),
+        None => Home::of_user(),
+    }
+}
+
+/// The configuration file that `--config` names, which must exist, or the home's, which need not.
+///
+/// # Errors
+/// [`Code::Usage`] if it can't be read, or holds what it must not.
+pub fn read_config(home: &Home, flags: &GlobalArgs) -> Result<Config> {
     match &flags.config {
         Some(path) => Config::read(path)?
             .ok_or_else(|| usage(format!("--config {}: no such file", path.display()))),
@@ -313,10 +339,9 @@ impl PurchaseSettings {
                 "--direct: NIP-90 jobs are not part of this version; leave it out to buy through a channel",
             ));
         }
-        if settings.config.policy.encrypt == Encrypt::Required {
+        if flags.plaintext && settings.config.policy.encrypt == Encrypt::Required {
             return Err(usage(
-                "[policy] encrypt = \"required\": encryption is not part of this version, and nothing \
-                 is sent in plain text against your policy",
+                "--plaintext: [policy] encrypt = \"required\" in your config forbids plain text",
             ));
         }
         if flags.htlc && settings.wallet == WalletChoice::Without {
@@ -355,9 +380,7 @@ pub struct SaleSettings {
     /// What it says of itself.
     pub description: String,
     /// What runs the jobs.
-    pub backend: BackendKind,
-    /// Where the backend's server is.
-    pub backend_url: Option<String>,
+    pub backend: BackendChoice,
     /// The models it serves; empty: all the backend has.
     pub models: Vec<String>,
     /// Per request.
@@ -387,7 +410,7 @@ impl SaleSettings {
     /// What these flags mean over these settings.
     ///
     /// # Errors
-    /// [`Code::Usage`] if no channel is named, or something is asked for that this version does not have.
+    /// [`Code::Usage`] if no channel is named, or the backend's address or key is off.
     pub fn resolve(flags: &SellArgs, settings: &Settings) -> Result<Self> {
         let channel = match (flags.channel, flags.new_channel, flags.create_channel) {
             (Some(id), ..) => ChannelChoice::Join(id),
@@ -400,13 +423,8 @@ impl SaleSettings {
             }
         };
         let file = &settings.config.provider;
-        let backend = flags.backend.unwrap_or(file.backend);
-        if backend != BackendKind::Echo {
-            let word = backend.as_str();
-            return Err(usage(format!(
-                "backend {word}: this version has the backend echo only; use --backend echo"
-            )));
-        }
+        let backend =
+            BackendChoice::resolve(flags.backend, flags.backend_url.as_deref(), settings)?;
         let price = flags.price.unwrap_or(file.price);
         if price.is_zero() {
             return Err(usage(
@@ -423,10 +441,6 @@ impl SaleSettings {
             name: file.name.clone(),
             description: file.description.clone(),
             backend,
-            backend_url: flags
-                .backend_url
-                .clone()
-                .or_else(|| file.backend_url.clone()),
             models,
             price,
             price_per_1k_tokens: flags

@@ -7,14 +7,15 @@ use tokio::sync::OnceCell;
 
 use super::{Code, ComputeClient, Error, Inner, Ready, Result};
 use crate::clock::Clock;
-use crate::config::{Config, DEFAULT_RELAYS, Home, Role, Runway};
+use crate::config::{Config, DEFAULT_RELAYS, Encrypt, Home, Role, Runway};
 use crate::identity::{Identity, keystore};
 use crate::ledger::{Ledger, Limits, Scope};
 use crate::purchase::driver::Engine;
 use crate::purchase::recover::{Depth, recover};
 use crate::relay::pool::{PoolOptions, RelayPoolSession, parse_urls};
+use crate::relay::seal::Sealer;
 use crate::relay::{RelayError, RelaySession};
-use crate::units::Network;
+use crate::units::{Msat, Network};
 use crate::wallet::Wallet;
 
 /// Where to talk to providers.
@@ -92,6 +93,9 @@ pub struct Builder {
     limits: Option<Runway>,
     allow: Option<Vec<PublicKey>>,
     deny: Option<Vec<PublicKey>>,
+    books: Option<Scope>,
+    unproven_limit: Option<Msat>,
+    encrypt: Option<Encrypt>,
     leaves_open: bool,
     clock: Clock,
 }
@@ -147,6 +151,22 @@ impl Builder {
         self
     }
 
+    /// Which purchases a client that [only looks](Self::looks_only) judges providers by. By default those in
+    /// real money on its network.
+    #[must_use]
+    pub const fn books(mut self, scope: Scope) -> Self {
+        self.books = Some(scope);
+        self
+    }
+
+    /// The most that a provider without a good record is paid outside of escrow. Lowers the owner's
+    /// `unproven_limit_sats`, and never raises it.
+    #[must_use]
+    pub const fn unproven_limit(mut self, most: Msat) -> Self {
+        self.unproven_limit = Some(most);
+        self
+    }
+
     /// The network that offers and invoices must be on: the wallet's, which is also the default.
     #[must_use]
     pub const fn network(mut self, network: Network) -> Self {
@@ -172,6 +192,13 @@ impl Builder {
     #[must_use]
     pub fn deny(mut self, keys: Vec<PublicKey>) -> Self {
         self.deny = Some(keys);
+        self
+    }
+
+    /// Whether messages are encrypted (NIP-44). What the configuration requires stays required.
+    #[must_use]
+    pub const fn encrypt(mut self, encrypt: Encrypt) -> Self {
+        self.encrypt = Some(encrypt);
         self
     }
 
@@ -238,9 +265,12 @@ impl Builder {
         };
         let folder = home.make_folder(Role::Customer)?;
         let ledger = Ledger::open(&folder, self.clock.clone()).await?;
+        let unproven_limit = [config.policy.unproven_limit, self.unproven_limit];
+        let unproven_limit = unproven_limit.into_iter().flatten().min();
         let mut deny = config.policy.deny;
         deny.extend(self.deny.iter().flatten());
         let engine = Engine {
+            sealer: Arc::new(Sealer::new(identity.clone())),
             identity,
             relays: self.connect(&config.relays)?,
             wallet,
@@ -259,12 +289,22 @@ impl Builder {
             engine,
             recovered,
             scope,
+            books: self.books.filter(|_| !buys).unwrap_or(scope),
             network,
             buys,
             allow: self.allow.clone().unwrap_or(config.policy.allow),
             deny,
             max_hold_secs: config.policy.max_hold_secs,
+            unproven_limit,
+            encrypt: self.encryption(config.policy.encrypt),
         })
+    }
+
+    fn encryption(&self, configured: Encrypt) -> Encrypt {
+        match (configured, self.encrypt) {
+            (Encrypt::Required, _) => Encrypt::Required,
+            (configured, wanted) => wanted.unwrap_or(configured),
+        }
     }
 
     fn money(&self) -> Result<Money> {

@@ -3,19 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use nostr::PublicKey;
 use rand::RngCore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{ProviderSeen, PurchaseEvent, PurchaseRequest, Ready, Receipt};
+use crate::config::Encrypt;
 use crate::discovery::{DiscoveryRequest, discover};
 use crate::error::{Code, Error, Result};
 use crate::ids::{Preimage, PurchaseId};
 use crate::ledger::{
     Idempotency, LedgerError, NewPurchase, Opened, PurchaseRecord, RefusedBy, Status,
 };
-use crate::market::{self, Choice, Headroom, Policy, Select, Verdict};
+use crate::market::record::summary;
+use crate::market::{self, Headroom, History, Policy, Select, Verdict};
 use crate::protocol::message::{AgentMessage, JobRequest};
+use crate::protocol::record::Summary;
 use crate::protocol::{Feature, KIND_TEXT_GENERATION, Offer, channel, codec};
 use crate::purchase::driver::Run;
 use crate::purchase::listen::{Since, listen};
@@ -34,10 +38,12 @@ const WATCH_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::
 
 /// Every offer that suits this client.
 pub(super) async fn offers(ready: &Ready, request: &PurchaseRequest) -> Result<Vec<Offer>> {
-    let policy = policy(ready, request, None);
+    let policy = policy(ready, request, None).await?;
     let ends = Instant::now() + request.discovery_time;
-    let choice = look_around(ready, request, &policy, ends).await?;
-    Ok(choice.ranked)
+    let found = look_around(ready, request, &policy, ends).await?;
+    let history = records(ready, found.iter().map(|offer| offer.provider)).await?;
+    let now = ready.engine.clock.now();
+    Ok(market::choose(found, &policy, &history, now).ranked)
 }
 
 /// Buys one job.
@@ -73,13 +79,13 @@ pub(super) async fn buy(
     if let Some(receipt) = attempt.earlier().await? {
         return Ok(receipt);
     }
-    let offer = tokio::select! {
+    let chosen = tokio::select! {
         biased;
         () = stop.cancelled() => return Err(stopped()),
-        offer = attempt.choose() => offer?,
+        chosen = attempt.choose() => chosen?,
     };
     loop {
-        if let Some(receipt) = attempt.buy_from(&offer).await? {
+        if let Some(receipt) = attempt.buy_from(&chosen).await? {
             return Ok(receipt);
         }
     }
@@ -117,7 +123,26 @@ fn check(request: &PurchaseRequest) -> Result<()> {
     Ok(())
 }
 
-fn policy(ready: &Ready, request: &PurchaseRequest, headroom: Option<Headroom>) -> Policy {
+/// Whether messages are sealed: the owner's word, lowered by this request where that leaves a choice.
+fn encryption(ready: &Ready, request: &PurchaseRequest) -> Result<Encrypt> {
+    match (ready.encrypt, request.plaintext) {
+        (Encrypt::Required, true) => Err(Error::new(
+            Code::Usage,
+            "--plaintext: [policy] encrypt = \"required\" forbids plain text",
+        )),
+        (_, true) => Ok(Encrypt::Off),
+        (encrypt, false) => Ok(encrypt),
+    }
+}
+
+async fn policy(
+    ready: &Ready,
+    request: &PurchaseRequest,
+    headroom: Option<Headroom>,
+) -> Result<Policy> {
+    // A client that only looks says what one that pays would do.
+    let pays = ready.engine.wallet.is_some() || !ready.buys;
+    let pays_first = pays && !request.escrow;
     let own = ready.engine.identity.public_key();
     let mut policy = Policy::new(own, request.max_tokens);
     policy.select = request.select.clone();
@@ -125,6 +150,7 @@ fn policy(ready: &Ready, request: &PurchaseRequest, headroom: Option<Headroom>) 
     policy.network = ready.network;
     policy.max_price = request.max_price;
     policy.headroom = headroom;
+    policy.unproven_limit = ready.unproven_limit.filter(|_| pays_first);
     policy.allow.clone_from(&ready.allow);
     policy.deny.clone_from(&ready.deny);
     policy.needs_channel = true;
@@ -132,16 +158,25 @@ fn policy(ready: &Ready, request: &PurchaseRequest, headroom: Option<Headroom>) 
     if request.escrow {
         policy.needs.insert(Feature::HoldInvoice);
     }
-    policy
+    match encryption(ready, request)? {
+        Encrypt::Off => {}
+        Encrypt::Prefer => {
+            policy.sealed_before = ready.engine.ledger.sealing_providers().await?;
+        }
+        Encrypt::Required => {
+            policy.needs.insert(Feature::Nip44);
+        }
+    }
+    Ok(policy)
 }
 
-/// What is on offer, and what of it suits.
+/// What is on offer.
 async fn look_around(
     ready: &Ready,
     request: &PurchaseRequest,
     policy: &Policy,
     ends: Instant,
-) -> Result<Choice> {
+) -> Result<Vec<Offer>> {
     let clock = &ready.engine.clock;
     let exact = match &request.select {
         Select::Provider(pattern) => pattern.exact(),
@@ -154,17 +189,30 @@ async fn look_around(
         first: matches!(request.select, Select::First),
         within: ends.saturating_duration_since(Instant::now()),
     };
+    // Who else may be heard of is a stranger here: where records decide who suits, looking ends late
+    // rather than early.
+    let history = records(ready, exact).await?;
     let enough = |offers: &[Offer]| {
         let now = clock.now();
         offers
             .iter()
-            .any(|offer| market::left_out(offer, policy, now).is_none())
+            .any(|offer| market::left_out(offer, policy, &history, now).is_none())
     };
     let relays = &*ready.engine.relays;
     let found = discover(relays, clock, &wanted, enough, |_| {})
         .await
         .map_err(unreachable)?;
-    Ok(market::choose(found.offers, policy, clock.now()))
+    Ok(found.offers)
+}
+
+/// What our own purchases say of these providers.
+async fn records(ready: &Ready, providers: impl IntoIterator<Item = PublicKey>) -> Result<History> {
+    let providers: Vec<PublicKey> = providers.into_iter().collect();
+    if providers.is_empty() {
+        return Ok(History::new());
+    }
+    let Ready { engine, books, .. } = ready;
+    Ok(engine.ledger.records(*books, providers).await?)
 }
 
 fn unreachable(error: RelayError) -> Error {
@@ -176,7 +224,15 @@ pub(super) struct Survey {
     /// All of them, the suitable ones first and in order of preference.
     pub(super) seen: Vec<ProviderSeen>,
     /// The first of the suitable ones, or why there is none.
-    pub(super) chosen: Result<Offer>,
+    pub(super) chosen: Result<Chosen>,
+}
+
+/// An offer to take.
+pub(super) struct Chosen {
+    pub(super) offer: Offer,
+    /// The most that its invoice may come to, besides the price that it lists: what the buyer said, and what
+    /// the owner lets a provider without a good record be paid.
+    max_price: Option<Msat>,
 }
 
 /// Looks around without asking anybody for anything.
@@ -186,11 +242,14 @@ pub(super) async fn survey(
     ends: Instant,
 ) -> Result<Survey> {
     let headroom = headroom(ready, request).await?;
-    let policy = policy(ready, request, Some(headroom));
-    let choice = match &request.offer {
-        Some(offer) => market::choose(vec![offer.clone()], &policy, ready.engine.clock.now()),
+    let policy = policy(ready, request, Some(headroom)).await?;
+    let found = match &request.offer {
+        Some(offer) => vec![offer.clone()],
         None => look_around(ready, request, &policy, ends).await?,
     };
+    let history = records(ready, found.iter().map(|offer| offer.provider)).await?;
+    let now = ready.engine.clock.now();
+    let choice = market::choose(found, &policy, &history, now);
     let suitable = choice.ranked.iter().map(|offer| (offer, None));
     let left_out = choice
         .left_out
@@ -198,11 +257,21 @@ pub(super) async fn survey(
         .map(|(offer, why)| (offer, Some(why.as_str())));
     let seen = suitable
         .chain(left_out)
-        .map(|(offer, reason)| provider_seen(offer, request.max_tokens, reason))
+        .map(|(offer, reason)| {
+            let price = offer.expected_price(request.max_tokens);
+            let record = summary(market::record_of(offer, &history), price, now);
+            provider_seen(offer, price, reason, record)
+        })
         .collect();
     let none = |code, why: String| Err(Error::new(code, format!("{why}; nothing was paid")));
     let chosen = match (choice.verdict(), choice.ranked.into_iter().next()) {
-        (Verdict::Ok, Some(offer)) => Ok(offer),
+        (Verdict::Ok, Some(offer)) => Ok(Chosen {
+            max_price: [request.max_price, policy.invoice_cap(&offer, &history, now)]
+                .into_iter()
+                .flatten()
+                .min(),
+            offer,
+        }),
         (Verdict::Ok, None) => none(Code::Internal, "a choice without an offer".to_owned()),
         (Verdict::NoProvider(why) | Verdict::Ambiguous(why), _) => none(Code::NoProvider, why),
         (Verdict::Budget(why), _) => none(Code::Budget, why),
@@ -330,7 +399,7 @@ impl Attempt<'_> {
     }
 
     /// Finds an offer to take, within the limits and the buyer's wishes.
-    async fn choose(&self) -> Result<Offer> {
+    async fn choose(&self) -> Result<Chosen> {
         let ends = self
             .deadline
             .min(self.started + self.request.discovery_time);
@@ -343,12 +412,13 @@ impl Attempt<'_> {
 
     /// Puts the purchase on record and sees it through. `None`: another process was quicker with the same
     /// key, and failed unpaid, so that it is our turn.
-    async fn buy_from(&self, offer: &Offer) -> Result<Option<Receipt>> {
+    async fn buy_from(&self, chosen: &Chosen) -> Result<Option<Receipt>> {
         let Self { ready, request, .. } = self;
+        let offer = &chosen.offer;
         let engine = &ready.engine;
         let id = random_purchase_id();
         let listed = offer.expected_price(request.max_tokens);
-        let terms = self.terms(id, offer, listed)?;
+        let terms = self.terms(id, chosen, listed)?;
         let state = State::new(terms);
         let row = state
             .to_row()
@@ -360,6 +430,9 @@ impl Attempt<'_> {
             idempotency: self.idempotency(),
             state: row,
         };
+        if state.terms.sealed {
+            engine.ledger.remember_sealing(offer.provider).await?;
+        }
         let left = self.deadline.saturating_duration_since(Instant::now());
         let driving = engine
             .ledger
@@ -397,15 +470,18 @@ impl Attempt<'_> {
         receipt.map(Some)
     }
 
-    fn terms(&self, id: PurchaseId, offer: &Offer, listed: Option<Msat>) -> Result<Terms> {
+    fn terms(&self, id: PurchaseId, chosen: &Chosen, listed: Option<Msat>) -> Result<Terms> {
         let Self { ready, request, .. } = self;
+        let Chosen { offer, max_price } = chosen;
         let engine = &ready.engine;
         let Some(channel) = offer.channel else {
             return Err(Error::new(Code::NoProvider, "the provider has no channel"));
         };
         let now = engine.clock.now();
+        let sealed =
+            encryption(ready, request)? != Encrypt::Off && offer.features.contains(&Feature::Nip44);
         let pay_by = self.pay_by();
-        let request_event = self.request_event(offer, channel, &pay_by, now)?;
+        let request_event = self.request_event(chosen, channel, &pay_by, sealed, now)?;
         let left = self.deadline.saturating_duration_since(Instant::now());
         Ok(Terms {
             id,
@@ -419,9 +495,10 @@ impl Attempt<'_> {
             network: ready.scope.network,
             pay_by,
             listed,
-            max_price: request.max_price,
+            max_price: *max_price,
             max_fee: request.max_fee,
             max_hold_secs: ready.max_hold_secs,
+            sealed,
             fingerprint: self.idempotency().map(|key| key.fingerprint),
             started_at: now,
             deadline: now.plus(left.as_secs()),
@@ -447,12 +524,14 @@ impl Attempt<'_> {
 
     fn request_event(
         &self,
-        offer: &Offer,
+        chosen: &Chosen,
         channel: nostr::EventId,
         pay_by: &PayBy,
+        sealed: bool,
         now: UnixSecs,
     ) -> Result<nostr::Event> {
         let Self { ready, request, .. } = self;
+        let Chosen { offer, max_price } = chosen;
         let mut nonce = [0; 16];
         rand::rng().fill_bytes(&mut nonce);
         let job = JobRequest {
@@ -463,7 +542,7 @@ impl Attempt<'_> {
             payment_hash: pay_by
                 .preimage()
                 .map(|preimage| preimage.payment_hash().to_string()),
-            max_price_msats: [offer.expected_price(request.max_tokens), request.max_price]
+            max_price_msats: [offer.expected_price(request.max_tokens), *max_price]
                 .into_iter()
                 .flatten()
                 .min(),
@@ -474,13 +553,20 @@ impl Attempt<'_> {
                 offer.provider,
             )
         };
-        let content = codec::encode(&AgentMessage::JobRequest(job))
-            .map_err(|error| Error::new(Code::Usage, format!("the prompt is too long: {error}")))?;
+        let job = AgentMessage::JobRequest(job);
+        let too_long = |error| Error::new(Code::Usage, format!("the prompt is too long: {error}"));
         let relay = ready.engine.relays.relays();
         let relay = relay
             .first()
             .map_or_else(String::new, |relay| relay.url.to_string());
-        let event = channel::message(channel, &relay, content, None);
+        let event = if sealed {
+            let content = ready.engine.sealer.seal(&offer.provider, &job);
+            let content = content.map_err(|error| too_long(error.to_string()))?;
+            channel::addressed(channel, &relay, content, offer.provider)
+        } else {
+            let content = codec::encode(&job).map_err(|error| too_long(error.to_string()))?;
+            channel::message(channel, &relay, content, None)
+        };
         seal::sign(&ready.engine.identity, event, now)
             .map_err(|error| Error::new(Code::Internal, error.to_string()))
     }
@@ -525,17 +611,23 @@ fn unsettled(record: &PurchaseRecord, state: &State) -> Error {
         .with_money(paid, reserved)
 }
 
-fn provider_seen(offer: &Offer, max_tokens: u32, reason: Option<&str>) -> ProviderSeen {
+fn provider_seen(
+    offer: &Offer,
+    price_msat: Option<Msat>,
+    reason: Option<&str>,
+    record: Summary,
+) -> ProviderSeen {
     ProviderSeen {
         provider: offer.provider.to_hex(),
         name: offer.name.clone(),
-        price_msat: offer.expected_price(max_tokens),
+        price_msat,
         models: offer.models.clone(),
         network: offer.network,
         channel: offer.channel.map(|channel| channel.to_hex()),
         features: offer.features.iter().copied().collect::<Vec<Feature>>(),
         matches: reason.is_none(),
         reason: reason.map(str::to_owned),
+        record,
     }
 }
 

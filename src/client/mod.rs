@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::builder::{Builder, Relays};
 pub use self::info::{Inference, ProviderInfo};
 pub use self::request::PurchaseRequest;
+use crate::config::Encrypt;
 pub use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
 use crate::ledger::{BudgetReport, Scope};
@@ -69,6 +70,8 @@ struct Ready {
     /// What was settled before the first purchase.
     recovered: Vec<Recovered>,
     scope: Scope,
+    /// Whose record of providers is looked at: this client's, unless it only looks.
+    books: Scope,
     /// The network of offers; `None`: any.
     network: Option<Network>,
     /// Whether anything is bought at all.
@@ -76,6 +79,8 @@ struct Ready {
     allow: Vec<nostr::PublicKey>,
     deny: Vec<nostr::PublicKey>,
     max_hold_secs: u64,
+    unproven_limit: Option<Msat>,
+    encrypt: Encrypt,
 }
 
 impl ComputeClient {
@@ -177,7 +182,7 @@ impl ComputeClient {
         let survey = buy::survey(ready, request, ends).await?;
         Ok(Preview {
             providers: survey.seen,
-            selected: survey.chosen,
+            selected: survey.chosen.map(|chosen| chosen.offer),
         })
     }
 

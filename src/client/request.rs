@@ -33,6 +33,8 @@ pub struct PurchaseRequest {
     pub max_fee: Option<Msat>,
     /// Ask for a stream.
     pub stream: bool,
+    /// Do not encrypt, even where the provider can.
+    pub plaintext: bool,
     /// Lock the money first and let it go after delivery, by a hold invoice: only providers that list
     /// `hold-invoice` are considered. Any wallet that pays invoices can; to hold is the payee's part.
     pub escrow: bool,
@@ -61,6 +63,7 @@ impl PurchaseRequest {
             max_price: None,
             max_fee: None,
             stream: true,
+            plaintext: false,
             escrow: false,
             tick: None,
             idempotency_key: None,

@@ -4,6 +4,7 @@
 //! * [`channel`]: the channel events (kinds 40 and 42) around them
 //! * [`listing`]: the NIP-89 listing (kind 31990) and announcement that a provider publishes
 //! * [`offer`]: both of them read back, as the [`Offer`] that the two sides share
+//! * [`record`]: what a buyer's own purchases say of a provider, for `ledger` and `market` to share
 //!
 //! Everything here is pure: no network, no clock, no randomness. All input is hostile: it is bounded
 //! before it is parsed, and no input panics.
@@ -13,11 +14,12 @@ pub mod codec;
 pub mod listing;
 pub mod message;
 pub mod offer;
+pub mod record;
 
 use std::collections::BTreeSet;
 
 use nostr::{EventId, PublicKey};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::units::{Msat, Network, UnixSecs};
 
@@ -25,7 +27,7 @@ use crate::units::{Msat, Network, UnixSecs};
 pub const KIND_TEXT_GENERATION: u16 = 5050;
 
 /// Something a provider says it can do beyond the plain protocol. The words are the wire's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Feature {
     /// Reads and writes sealed messages (NIP-44).
@@ -38,10 +40,19 @@ pub enum Feature {
     SparkHtlc,
     /// Escrow over Cashu HTLCs (NUT-14).
     CashuHtlc,
+    /// A word that we don't know, where a peer asks for something by it.
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Feature {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let word = std::borrow::Cow::<str>::deserialize(from)?;
+        Ok(Self::from_word(&word).unwrap_or(Self::Other))
+    }
 }
 
 impl Feature {
-    /// All of them.
+    /// All that we know.
     pub const ALL: [Self; 5] = [
         Self::Nip44,
         Self::Stream,
@@ -59,6 +70,7 @@ impl Feature {
             Self::HoldInvoice => "hold-invoice",
             Self::SparkHtlc => "spark-htlc",
             Self::CashuHtlc => "cashu-htlc",
+            Self::Other => "other",
         }
     }
 

@@ -1,19 +1,22 @@
 //! The loop: holds what is going on in memory, and decides what happens next.
 
+mod holds;
 mod intake;
 mod progress;
 mod returns;
 mod start;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nostr::{EventId, Filter, Kind, Timestamp};
+use nostr::{EventId, Filter, Kind, PublicKey, Timestamp};
 use tokio::sync::watch;
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use self::holds::Hold;
 use self::intake::STALE_SECS;
 use self::returns::Returns;
 use super::admission::{Credit, Seen};
@@ -22,6 +25,7 @@ use super::event::ProviderEvent;
 use super::job::{Address, Job};
 use super::lookups::LookUps;
 use super::pricing::Terms;
+use super::queue::Queue;
 use super::shop::{Outcome, Shop};
 use super::store::{LateQuote, Unsent};
 use crate::error::{Code, Error};
@@ -62,12 +66,22 @@ enum Phase {
     Working,
 }
 
+/// A job that the backend works on.
+#[derive(Debug)]
+struct Running {
+    customer: PublicKey,
+    /// Cancelled when the money that it is done for is gone.
+    lost: CancellationToken,
+}
+
 /// All that goes on.
 #[derive(Debug)]
 pub(super) struct Engine {
     shop: Arc<Shop>,
     terms: Terms,
     channel: EventId,
+    /// Where releases may come from: our channel, and those of jobs in escrow that earlier runs left.
+    channels: Vec<EventId>,
     max_live: usize,
     max_quotes_per_customer: usize,
     max_jobs: usize,
@@ -78,8 +92,10 @@ pub(super) struct Engine {
     late: HashMap<EventId, LateQuote>,
     by_job_id: HashMap<JobId, EventId>,
     lookups: LookUps,
-    waiting: VecDeque<EventId>,
-    running: HashSet<EventId>,
+    waiting: Queue,
+    running: HashMap<EventId, Running>,
+    /// Money in escrow, by the request that it is to pay for.
+    holds: HashMap<EventId, Hold>,
     leftovers: VecDeque<Unsent>,
     telling: usize,
 
@@ -89,6 +105,7 @@ pub(super) struct Engine {
     caught_up: bool,
     serve_stored_since: UnixSecs,
     leaving: bool,
+    left_at: Option<Instant>,
 
     tasks: JoinSet<Outcome>,
     task_jobs: HashMap<task::Id, EventId>,
@@ -133,12 +150,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether nothing that was paid is still to be done.
+    /// Whether nothing that was paid or is held is still to be done, and no release is worth waiting for.
     fn is_idle(&self) -> bool {
         self.tasks.is_empty()
             && self.waiting.is_empty()
             && self.running.is_empty()
             && self.leftovers.is_empty()
+            && !self.expects_release(Instant::now())
     }
 
     /// Begins whatever its time has come for.
@@ -147,16 +165,19 @@ impl Engine {
         if now >= self.housekeeping_due {
             self.housekeeping_due = now + HOUSEKEEPING;
             self.end_quotes();
+            self.mind_holds(now);
+            self.tell_positions();
             self.mind_relays(now);
         }
         while let Some((hash, job)) = self.lookups.next(now.into_std()) {
             let task = Arc::clone(&self.shop).look_up(hash, job);
             self.spawn(Some(job), task);
         }
-        while self.running.len() < self.max_jobs
-            && let Some(request) = self.waiting.pop_front()
-        {
-            self.start_work(request);
+        while self.running.len() < self.max_jobs && !self.waiting.is_empty() {
+            let running = self.running_by_customer();
+            if let Some(request) = self.waiting.pop(&running) {
+                self.start_work(request);
+            }
         }
         while self.telling < MOST_LEFTOVERS
             && let Some(unsent) = self.leftovers.pop_front()
@@ -198,6 +219,7 @@ impl Engine {
                 let job = self.task_jobs.remove(&error.id());
                 tracing::error!(?job, %error, "a task of the provider failed");
                 if let Some(request) = job {
+                    self.forget_hold(request);
                     self.drop_job(request);
                 }
                 Ok(())
@@ -218,7 +240,7 @@ impl Engine {
             Outcome::LookedUp(hash, request, found) => {
                 self.on_looked_up(hash, request, &found, now)
             }
-            Outcome::Loaded(request, job) => self.on_loaded(request, job),
+            Outcome::Loaded(request, held_until, job) => self.on_loaded(request, held_until, job),
             Outcome::Cancelled(request, done) => self.on_cancelled(request, &done, now),
             Outcome::Worked(job, finish) => self.on_worked(&job, finish),
             Outcome::Told(what, told) => self.on_told(&what, told),
@@ -233,6 +255,12 @@ impl Engine {
             Outcome::Subscribed(Err(trouble)) => {
                 tracing::warn!(%trouble, "can't subscribe");
                 self.subscribe_again();
+            }
+            Outcome::HoldEnded(request, end) => self.on_hold_ended(request, end),
+            Outcome::Missed(events) => {
+                for event in events {
+                    self.on_event(&event, now.into_std());
+                }
             }
             Outcome::Nothing => {}
         }
@@ -283,11 +311,11 @@ impl Engine {
             return;
         }
         let (shop, pause) = (Arc::clone(&self.shop), self.subscribe_pause);
-        let channel = self.channel;
+        let channels = self.channels.clone();
         self.subscribe_pause = (pause * 2).min(RETRY_SLOWEST);
         self.spawn(None, async move {
             tokio::time::sleep(pause).await;
-            let filter = said_in(channel, shop.now());
+            let filter = said_in(channels, shop.now());
             Outcome::Subscribed(shop.workshop.voice.relay.subscribe(filter, START).await)
         });
     }
@@ -295,6 +323,7 @@ impl Engine {
     /// Withdraws the listing and gives up what nobody has paid.
     fn leave(&mut self) {
         self.leaving = true;
+        self.left_at = Some(Instant::now());
         let (shop, announcer) = (Arc::clone(&self.shop), Arc::clone(&self.announcer));
         self.spawn(None, async move {
             let voice = &shop.workshop.voice;
@@ -330,10 +359,10 @@ async fn next(subscription: &mut Option<Subscription>) -> Option<FromRelay> {
     }
 }
 
-/// What is said in the channel, from as far back as requests are served.
-fn said_in(channel: EventId, now: UnixSecs) -> Filter {
+/// What is said in these channels, from as far back as requests are served.
+fn said_in(channels: Vec<EventId>, now: UnixSecs) -> Filter {
     Filter::new()
         .kind(Kind::ChannelMessage)
-        .event(channel)
+        .events(channels)
         .since(Timestamp::from_secs(now.minus(STALE_SECS).get()))
 }

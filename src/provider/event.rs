@@ -48,7 +48,18 @@ pub enum ProviderEvent {
         /// The payment; `None` where no wallet takes part.
         payment_hash: Option<PaymentHash>,
     },
-    /// The job waits for a slot.
+    /// The money is locked on its way to us: the job is in escrow.
+    Held {
+        /// The job.
+        job_id: JobId,
+        /// How much.
+        price_msat: Msat,
+        /// What it is locked to.
+        payment_hash: PaymentHash,
+        /// When the customer gets it back unless it is settled.
+        held_until: UnixSecs,
+    },
+    /// The job waits for a slot. Said again when it has come much nearer to its turn.
     Queued {
         /// The job.
         job_id: JobId,
@@ -73,7 +84,42 @@ pub enum ProviderEvent {
     Delivered {
         /// The job.
         job_id: JobId,
-        /// What was paid for it.
+        /// What was paid for it, or is held.
+        price_msat: Msat,
+    },
+    /// The customer has released the money of a job in escrow.
+    Released {
+        /// The job.
+        job_id: JobId,
+    },
+    /// The money of a job in escrow is ours.
+    Settled {
+        /// The job.
+        job_id: JobId,
+        /// How much.
+        price_msat: Msat,
+    },
+    /// A result was delivered, and the money that was held for it went back to the customer.
+    Unreleased {
+        /// The job.
+        job_id: JobId,
+        /// How much.
+        price_msat: Msat,
+    },
+    /// There is no result of a job in escrow. Nothing is owed: the money goes back.
+    Undone {
+        /// The job.
+        job_id: JobId,
+        /// What is held for it.
+        price_msat: Msat,
+        /// Why, for the owner.
+        reason: String,
+    },
+    /// The money of such a job is back.
+    Returned {
+        /// The job.
+        job_id: JobId,
+        /// How much.
         price_msat: Msat,
     },
     /// A request was not taken. A peer that floods is reported, and answered, a few times only.

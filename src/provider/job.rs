@@ -13,24 +13,58 @@
 //! Money wins over time: a payment that settles after its quote has expired, or crosses a cancellation,
 //! is served all the same.
 //!
+//! A job in escrow is paid by a hold invoice on the customer's hash. Its money is ours only when the
+//! customer releases the preimage, which it does after delivery:
+//!
+//! ```text
+//!            the wallet says held              the backend         a relay        the customer's      the wallet
+//!            with time enough      a slot      answered            took it        preimage on record  says settled
+//!   quoted ──────────────────► held ──► running ──────► done ──► delivered ──► released ──────────► settled
+//!                               │          │             └────────────┴─────────────┤
+//!                               │          │ no result    the hold ends and nothing was settled
+//!                               ▼          ▼                                        ▼
+//!                             returning: the wallet is told to give it back      unreleased
+//!                               │
+//!                               ▼ the wallet says returned (or settled: then failed, and owed)
+//!                             returned
+//! ```
+//!
+//! `returning` and `released` exclude each other, and both are on record before the wallet is told
+//! anything: no hold is both settled and cancelled. A hold that is too short for the work and one that is
+//! taken back while we work go through `returning` as well. A result that was released before its
+//! relay said OK goes from `done` to `released`.
+//!
 //! # After a restart
 //!
 //! | found | done |
 //! |---|---|
-//! | `quoted` | the wallet is asked at once; paid: the job runs. Still open: its invoice is sent again, and the quote holds its slot until it expires. Over: looked up for an hour, then `expired` |
+//! | `quoted` | the wallet is asked at once; paid or held: the job runs. Still open: its invoice is sent again, and the quote holds its slot until it expires. Over: looked up for an hour, then `expired` |
 //! | `paid` | waits for a slot, oldest payment first |
-//! | `running` | runs again. After [`MAX_ATTEMPTS`] runs it fails, so that a prompt that kills the process does so a few times only |
-//! | `done` | the messages on record, already signed, are published again: the same events, so that a customer sees one result |
-//! | `failed`, not yet told | as `done` |
-//! | `delivered`, `failed`, `expired`, `cancelled` | nothing; after a week the texts are dropped and the figures stay |
+//! | `held` | the same; the wallet is asked again before the work begins |
+//! | `running` | runs again, in escrow only if the wallet says that the money is still held. After [`MAX_ATTEMPTS`] runs it fails, so that a prompt that kills the process does so a few times only |
+//! | `done` | the messages on record, already signed, are published again: the same events, so that a customer sees one result. In escrow also as `delivered` |
+//! | `delivered`, in escrow | the release is awaited; one that was sent while we were away is looked for at the relays |
+//! | `released` | the wallet is told to settle until it says that it has, or that the hold is over |
+//! | `returning` | the wallet is told to give the money back until it says that it has |
+//! | `failed`, `returning`, `returned`, not yet told | as `done` |
+//! | `delivered` and paid, `failed`, `settled`, `unreleased`, `returned`, `expired`, `cancelled` | nothing; after a week the texts are dropped and the figures stay |
 //!
-//! A job that a restart takes up is not streamed: chunks of an earlier run may be out, cut elsewhere.
+//! A hold is taken up only with the wallet that has it; in the meantime it stays on record.
 //!
 //! # What is on disk when
 //!
-//! The quote is, before its invoice is sent; the result is, before it is sent. Between them nothing has to
-//! be: the quote and the wallet's memory of the payment say all. So *paid* and *running* are put on record
-//! with the result where that comes at once, and by themselves where it takes a while.
+//! The quote is, before its invoice is sent; each chunk is, before it is sent; the result is, before it is
+//! sent. Between quote and result nothing else has to be: the quote and the wallet's memory of the
+//! payment say all. So *paid*, *held* and *running* are put on record with the result where that comes at
+//! once, and by themselves where it takes a while.
+//!
+//! A run that was cut off may have streamed a part of its text. That part can't be taken back, so the next
+//! run's result begins with it: where the backend makes the same text again the stream goes on as if
+//! nothing had happened, and where it makes another one, that follows whole after an empty line. Chunks
+//! survive the end of the process, not that of the machine.
+//!
+//! A released preimage is on record before the wallet is told; the wallet's answer is on record after it
+//! was given, and asked for again until it is.
 
 use std::fmt;
 
@@ -51,12 +85,24 @@ pub enum JobState {
     Quoted,
     /// The money is here; the job waits for a slot.
     Paid,
+    /// The money is locked on its way to us; the job waits for a slot.
+    Held,
     /// The backend is at work.
     Running,
     /// The result is on record and is being published.
     Done,
-    /// A relay took the whole result.
+    /// A relay took the whole result. In escrow: and the customer's release is awaited.
     Delivered,
+    /// The customer has released the money, and our wallet is to settle.
+    Released,
+    /// Delivered, released, and the money is ours.
+    Settled,
+    /// Delivered, and the held money went back to the customer: never released, or too late.
+    Unreleased,
+    /// Held, and there will be no result; the wallet is to give the money back.
+    Returning,
+    /// Held, no result, and the customer has the money.
+    Returned,
     /// Paid, and the backend could not do it. The money is owed.
     Failed,
     /// Never paid.
@@ -70,12 +116,24 @@ pub enum JobState {
 pub enum JobStep {
     /// The wallet says that it is paid.
     Settled,
+    /// The wallet says that the money is held.
+    Locked,
     /// The backend is set to work.
     Started,
     /// The backend's result is here.
     Finished,
     /// The backend can't do it.
     Broken,
+    /// There will be no result, and the money is only held.
+    Undone,
+    /// The wallet says that the customer has its money back.
+    Returned,
+    /// The customer's preimage is here.
+    Released,
+    /// The wallet says that what was held is ours.
+    Claimed,
+    /// The wallet says that what was held is gone.
+    Vanished,
     /// A relay took all that there is to say.
     Published,
     /// The quote's time, and the time for late payments, is over.
@@ -86,12 +144,18 @@ pub enum JobStep {
 
 impl JobState {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 14] = [
         Self::Quoted,
         Self::Paid,
+        Self::Held,
         Self::Running,
         Self::Done,
         Self::Delivered,
+        Self::Released,
+        Self::Settled,
+        Self::Unreleased,
+        Self::Returning,
+        Self::Returned,
         Self::Failed,
         Self::Expired,
         Self::Cancelled,
@@ -103,9 +167,15 @@ impl JobState {
         match self {
             Self::Quoted => "quoted",
             Self::Paid => "paid",
+            Self::Held => "held",
             Self::Running => "running",
             Self::Done => "done",
             Self::Delivered => "delivered",
+            Self::Released => "released",
+            Self::Settled => "settled",
+            Self::Unreleased => "unreleased",
+            Self::Returning => "returning",
+            Self::Returned => "returned",
             Self::Failed => "failed",
             Self::Expired => "expired",
             Self::Cancelled => "cancelled",
@@ -123,11 +193,24 @@ impl JobState {
     pub const fn after(self, step: JobStep) -> Option<Self> {
         match (self, step) {
             (Self::Quoted | Self::Expired | Self::Cancelled, JobStep::Settled) => Some(Self::Paid),
-            (Self::Paid | Self::Running, JobStep::Started) => Some(Self::Running),
+            (Self::Quoted | Self::Expired | Self::Cancelled, JobStep::Locked) => Some(Self::Held),
+            (Self::Paid | Self::Held | Self::Running, JobStep::Started) => Some(Self::Running),
             (Self::Running, JobStep::Finished) => Some(Self::Done),
-            (Self::Paid | Self::Running, JobStep::Broken) => Some(Self::Failed),
+            (Self::Paid | Self::Running, JobStep::Broken)
+            | (Self::Returning, JobStep::Claimed)
+            | (Self::Failed, JobStep::Published) => Some(Self::Failed),
             (Self::Done, JobStep::Published) => Some(Self::Delivered),
-            (Self::Failed, JobStep::Published) => Some(Self::Failed),
+            (Self::Done | Self::Delivered, JobStep::Released)
+            | (Self::Released, JobStep::Published) => Some(Self::Released),
+            (Self::Done | Self::Delivered | Self::Released, JobStep::Claimed)
+            | (Self::Settled, JobStep::Published) => Some(Self::Settled),
+            (Self::Done | Self::Delivered | Self::Released, JobStep::Vanished)
+            | (Self::Unreleased, JobStep::Published) => Some(Self::Unreleased),
+            (Self::Held | Self::Running, JobStep::Undone)
+            | (Self::Returning, JobStep::Published) => Some(Self::Returning),
+            (Self::Returning, JobStep::Returned) | (Self::Returned, JobStep::Published) => {
+                Some(Self::Returned)
+            }
             (Self::Quoted, JobStep::Lapsed) => Some(Self::Expired),
             (Self::Quoted, JobStep::Withdrawn) => Some(Self::Cancelled),
             _ => None,
@@ -150,6 +233,8 @@ pub struct Address {
     pub request: EventId,
     /// Who asked, and the only key that may speak for the job.
     pub customer: PublicKey,
+    /// Whether the request came sealed: then every answer is sealed to the customer, too.
+    pub sealed: bool,
 }
 
 impl Address {
@@ -181,10 +266,16 @@ pub struct Job {
     pub bolt11: String,
     /// Its payment hash; `None` where no wallet takes part.
     pub payment_hash: Option<PaymentHash>,
+    /// Whether it is paid into escrow: the invoice is a hold invoice, and the hash is the customer's.
+    pub escrow: bool,
+    /// Until when the money is held; `None` while it is not, and where it was paid for good.
+    pub held_until: Option<UnixSecs>,
     /// The request's own time.
     pub requested_at: UnixSecs,
     /// When the quote ends.
     pub expires_at: UnixSecs,
+    /// Whether it has waited for a slot since the wallet told of its money.
+    pub waited: bool,
     /// How often it was begun, as far as is on record.
     pub attempts: u32,
     /// Whether it was read back from the store: an earlier run may have begun it, and may have sent chunks.
@@ -216,7 +307,7 @@ mod tests {
     #[test]
     fn work_starts_only_after_the_money_is_here() {
         for state in JobState::ALL {
-            let may_start = matches!(state, JobState::Paid | JobState::Running);
+            let may_start = matches!(state, JobState::Paid | JobState::Held | JobState::Running);
             assert_eq!(
                 state.after(JobStep::Started).is_some(),
                 may_start,
@@ -226,26 +317,75 @@ mod tests {
     }
 
     #[test]
-    fn a_settlement_counts_once_and_is_never_too_late() {
+    fn money_counts_once_and_is_never_too_late() {
         for state in JobState::ALL {
             let unpaid = matches!(
                 state,
                 JobState::Quoted | JobState::Expired | JobState::Cancelled
             );
             assert_eq!(state.after(JobStep::Settled).is_some(), unpaid, "{state}");
+            assert_eq!(state.after(JobStep::Locked).is_some(), unpaid, "{state}");
         }
     }
 
     #[test]
-    fn nothing_paid_is_ever_forgotten() {
-        for state in [
-            JobState::Paid,
-            JobState::Running,
-            JobState::Done,
+    fn nothing_paid_or_held_is_ever_forgotten() {
+        for state in JobState::ALL {
+            if state != JobState::Quoted {
+                assert_eq!(state.after(JobStep::Lapsed), None, "{state}");
+                assert_eq!(state.after(JobStep::Withdrawn), None, "{state}");
+            }
+        }
+    }
+
+    /// All states that can follow this one.
+    fn reachable(from: JobState) -> Vec<JobState> {
+        let mut all = vec![from];
+        let mut next = 0;
+        while next < all.len() {
+            let state = all[next];
+            next += 1;
+            for step in STEPS {
+                if let Some(after) = state.after(step)
+                    && !all.contains(&after)
+                {
+                    all.push(after);
+                }
+            }
+        }
+        all
+    }
+
+    const STEPS: [JobStep; 13] = [
+        JobStep::Settled,
+        JobStep::Locked,
+        JobStep::Started,
+        JobStep::Finished,
+        JobStep::Broken,
+        JobStep::Undone,
+        JobStep::Returned,
+        JobStep::Released,
+        JobStep::Claimed,
+        JobStep::Vanished,
+        JobStep::Published,
+        JobStep::Lapsed,
+        JobStep::Withdrawn,
+    ];
+
+    #[test]
+    fn a_hold_that_is_released_is_not_given_back_and_the_other_way_round() {
+        let from_release = reachable(JobState::Released);
+        assert!(!from_release.contains(&JobState::Returning));
+        let from_return = reachable(JobState::Returning);
+        assert!(!from_return.contains(&JobState::Released));
+        assert!(!from_return.contains(&JobState::Running));
+        for end in [
+            JobState::Settled,
+            JobState::Unreleased,
+            JobState::Returned,
             JobState::Failed,
         ] {
-            assert_eq!(state.after(JobStep::Lapsed), None);
-            assert_eq!(state.after(JobStep::Withdrawn), None);
+            assert_eq!(reachable(end), [end], "an end is an end");
         }
     }
 }

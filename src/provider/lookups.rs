@@ -1,8 +1,9 @@
 //! When to ask the wallet about which invoice. Pure: the time is an argument.
 //!
 //! An open quote is asked about with back-off; at once when its customer says that it paid; soon when the
-//! wallet says that something changed. After its end it is asked about at a slow pace, since a payment may
-//! have settled late. However much is said, the wallet is asked about one invoice once at a time, a few
+//! wallet says that something changed. So is money that is held while we work for it: it may be taken back.
+//! After the end of a quote, and while a release is awaited, the pace is slow, since a payment may have
+//! settled late, and a hold may end. However much is said, the wallet is asked about one invoice once at a time, a few
 //! invoices at a time.
 
 use std::collections::{BTreeSet, HashMap};
@@ -114,6 +115,14 @@ impl LookUps {
         entry.late = true;
         entry.pause = LATE_FIRST;
         self.ask_by(hash, now);
+    }
+
+    /// Something is due about this invoice: ask at once, and from there on as in the beginning.
+    pub(super) fn speed_up(&mut self, hash: PaymentHash, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(&hash) {
+            entry.pause = FIRST;
+            self.ask_by(hash, now);
+        }
     }
 
     /// The customer says that it paid. Ignored when said too often.

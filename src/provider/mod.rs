@@ -1,6 +1,6 @@
 //! The seller: announces, quotes, believes its own wallet, works, delivers.
 //!
-//! [`run`] is one event loop over one subscription. The loop itself never waits for a wallet, a relay or
+//! [`Provider`] is one in a program of one's own, [`run`] what it runs: one event loop over one subscription. The loop itself never waits for a wallet, a relay or
 //! a disk: what takes time is an owned task that ends in an outcome, and outcomes come back to the loop.
 //!
 //! ```text
@@ -15,7 +15,10 @@
 //!
 //! # What holds
 //!
-//! * Work starts only when the wallet says that the money is there. `PaymentSent` is a hint to look.
+//! * Work starts only when the wallet says that the money is there: paid, or held in escrow with time
+//!   enough to finish. `PaymentSent` and `HtlcLocked` are hints to look.
+//! * Held money is settled as soon as the customer has released it after delivery, and given back as soon as
+//!   it is clear that there will be no result; never both, and neither is forgotten over a restart.
 //! * A job is on record before its invoice is sent, so whatever can be paid is known after a crash.
 //! * A result is on record, signed, before it is sent: sending it again sends the same events.
 //! * A request is served once, whoever replays it, whenever.
@@ -25,11 +28,14 @@ mod admission;
 mod announce;
 pub mod backend;
 mod engine;
+mod escrow;
 mod event;
 pub mod job;
 mod lookups;
 mod pieces;
 pub mod pricing;
+mod queue;
+mod running;
 mod shop;
 pub mod store;
 mod voice;
@@ -46,6 +52,7 @@ use self::backend::Backend;
 use self::engine::Engine;
 pub use self::event::ProviderEvent;
 use self::event::Reporter;
+pub use self::running::Provider;
 use self::store::JobStore;
 use crate::clock::Clock;
 use crate::error::{Code, Error};
@@ -83,6 +90,8 @@ pub struct ProviderConfig {
     pub price: Price,
     /// Whether chunks are sent as they come to those who want them.
     pub stream: bool,
+    /// Whether jobs are done for money in escrow, where the wallet has hold invoices.
+    pub escrow: bool,
     /// The most jobs at once.
     pub max_jobs: usize,
     /// The most jobs on top that are quoted or wait for a slot.
@@ -113,6 +122,7 @@ impl ProviderConfig {
             models: Vec::new(),
             price: Price::per_request(Msat::new(10_000)),
             stream: false,
+            escrow: true,
             max_jobs: 4,
             max_queue: 256,
             // An agent may buy for many tasks at once, and one whose processes die and start again has

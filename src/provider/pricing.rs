@@ -1,8 +1,32 @@
 //! Whether a request is one that we take, and what it costs. Pure.
+//!
+//! # Refusals
+//!
+//! A request that is not taken is answered with a `JobError` whose `code` is stable:
+//!
+//! | code | why | is it worth another try? |
+//! |---|---|---|
+//! | `invalid` | the kind is not served here; the prompt is empty; `max_tokens` is 0 or above our limit; the price would be more money than there is | not as it is |
+//! | `model` | the model is not served here; the message lists what is | with another model |
+//! | `price` | `max_price_msats` is below our price, which the message names | with a higher one |
+//! | `escrow` | no escrow here, or not of this kind; `payment_hash` missing, malformed, without an escrow, or used before; the wallet can't hold on it; results were kept without releasing the money | pay first; with a new hash |
+//! | `escrow`, after the money was held | the hold is too short for the work, or was taken back | with a longer hold |
+//! | `busy` | the queue is full; too many quotes of this customer are unpaid, too many of its jobs are under way, or too many of its results await their release; this provider is about to stop | later, or elsewhere |
+//! | `unreadable` | a `Sealed` request to us that does not open | sealed anew, or in the open |
+//! | `failed` | before payment: no invoice or record can be made now. After it: there is no result; what was held goes back, what was paid is owed | elsewhere |
+//!
+//! What is not addressed to us, too old, from the future or not a message at all is ignored in silence.
 
+use crate::ids::PaymentHash;
 use crate::protocol::message::JobRequest;
-use crate::protocol::{KIND_TEXT_GENERATION, Price};
+use crate::protocol::{Feature, KIND_TEXT_GENERATION, Price};
 use crate::units::Msat;
+
+/// For each result that a customer kept without releasing the money, so many that it released make up.
+const RELEASES_PER_KEPT: u64 = 10;
+
+/// The most results of one customer that await their release at once.
+const MOST_AWAITED: u64 = 32;
 
 /// What is on sale.
 #[derive(Clone, Debug)]
@@ -15,6 +39,8 @@ pub struct Terms {
     pub max_tokens: u32,
     /// Whether chunks are sent to those who want them.
     pub stream: bool,
+    /// Whether jobs are done for money that is only held (hold invoices).
+    pub escrow: bool,
 }
 
 /// A request that we take.
@@ -28,12 +54,14 @@ pub struct Quote {
     pub stream: bool,
     /// Whether the customer speaks the deployed protocol only: ours always send a nonce.
     pub deployed: bool,
+    /// For a job in escrow: what the money is to be locked to.
+    pub escrow: Option<PaymentHash>,
 }
 
 /// Why a request is not taken: a stable word and a sentence, both of which the customer sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// `invalid`, `model`, `price`, `escrow`, `busy` or `failed`.
+    /// See the [module](self)'s table.
     pub code: &'static str,
     /// Why, for a person.
     pub message: String,
@@ -68,9 +96,7 @@ pub fn quote(request: &JobRequest, terms: &Terms) -> Result<Quote, Refusal> {
     if request.max_tokens == 0 || request.max_tokens > terms.max_tokens {
         return invalid(format!("max_tokens must be 1 to {}", terms.max_tokens));
     }
-    if request.escrow.is_some() || request.payment_hash.is_some() {
-        return Err(Refusal::new("escrow", "escrow is not offered here"));
-    }
+    let escrow = escrow(request, terms)?;
     let model = match &request.model {
         None => terms.models.first(),
         Some(wanted) => terms.models.iter().find(|model| *model == wanted),
@@ -98,7 +124,60 @@ pub fn quote(request: &JobRequest, terms: &Terms) -> Result<Quote, Refusal> {
         model: model.clone(),
         stream: terms.stream && wants_stream,
         deployed,
+        escrow,
     })
+}
+
+/// What the money is to be locked to, if the request asks for that.
+fn escrow(request: &JobRequest, terms: &Terms) -> Result<Option<PaymentHash>, Refusal> {
+    let refused = |why: &str| Err(Refusal::new("escrow", why));
+    match (request.escrow, &request.payment_hash) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => refused("a payment_hash is for escrow, and no escrow was asked for"),
+        (Some(_), _) if !terms.escrow => refused("escrow is not offered here: pay first"),
+        (Some(Feature::HoldInvoice), None) => refused("escrow needs a payment_hash"),
+        (Some(Feature::HoldInvoice), Some(hash)) => match hash.parse() {
+            Ok(hash) => Ok(Some(hash)),
+            Err(_) => refused("the payment_hash must be 64 hex digits"),
+        },
+        (Some(_), _) => refused("this kind of escrow is not offered here, only hold-invoice"),
+    }
+}
+
+/// How a customer has behaved in escrow of late.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Jobs that it released.
+    pub released: u64,
+    /// Results that it kept without releasing the money.
+    pub kept: u64,
+    /// Results that it has and may still release.
+    pub awaited: u64,
+}
+
+impl Standing {
+    /// Whether we do one more job for it before it pays. Accidents happen, so that results which were kept
+    /// are made up for by many that were released, and by time.
+    ///
+    /// # Errors
+    /// The [`Refusal`] to send.
+    pub fn check(&self) -> Result<(), Refusal> {
+        if self.kept.saturating_mul(RELEASES_PER_KEPT) > self.released {
+            let (kept, s) = (self.kept, if self.kept == 1 { "" } else { "s" });
+            let why = format!(
+                "you kept {kept} result{s} of the last 30 days without releasing the money: \
+                 no more escrow for now, but you can pay first"
+            );
+            return Err(Refusal::new("escrow", why));
+        }
+        if self.awaited >= MOST_AWAITED {
+            return Err(Refusal::new(
+                "busy",
+                "too many of your results await their release: release them, or pay first",
+            ));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -115,6 +194,7 @@ mod tests {
             models: vec!["first".into(), "second".into()],
             max_tokens: 2_000,
             stream: true,
+            escrow: true,
         }
     }
 
@@ -149,7 +229,6 @@ mod tests {
         assert_eq!(refused(|r| r.max_tokens = 0), "invalid");
         assert_eq!(refused(|r| r.max_tokens = 2_001), "invalid");
         assert_eq!(refused(|r| r.model = Some("third".into())), "model");
-        assert_eq!(refused(|r| r.escrow = Some(Feature::HoldInvoice)), "escrow");
         assert_eq!(
             refused(|r| r.max_price_msats = Some(Msat::new(10_149))),
             "price"
@@ -158,6 +237,61 @@ mod tests {
             refused(|r| r.max_price_msats = Some(Msat::new(10_150))),
             "taken"
         );
+    }
+
+    #[test]
+    fn escrow_needs_a_kind_that_we_have_and_a_hash() {
+        let asks = |escrow: Option<Feature>, hash: Option<String>| {
+            let mut request = request();
+            (request.escrow, request.payment_hash) = (escrow, hash);
+            quote(&request, &terms()).map(|quote| quote.escrow)
+        };
+        let (hold, hash) = (Some(Feature::HoldInvoice), "ab".repeat(32));
+        let locked = PaymentHash::from_bytes([0xab; 32]);
+        assert_eq!(asks(hold, Some(hash.clone())), Ok(Some(locked)));
+        assert_eq!(asks(None, None), Ok(None));
+        for (escrow, hash) in [
+            (hold, None),
+            (None, Some(hash.clone())),
+            (Some(Feature::Other), Some(hash.clone())),
+            (Some(Feature::CashuHtlc), Some(hash.clone())),
+            (Some(Feature::Stream), Some(hash.clone())),
+            (hold, Some(String::new())),
+            (hold, Some("ab".repeat(31))),
+            (hold, Some("zz".repeat(32))),
+            (hold, Some(format!("0x{}", "ab".repeat(31)))),
+        ] {
+            let refused = asks(escrow, hash).map_err(|refusal| refusal.code);
+            assert_eq!(refused, Err("escrow"), "{escrow:?}");
+        }
+        let without = Terms {
+            escrow: false,
+            ..terms()
+        };
+        let mut request = request();
+        (request.escrow, request.payment_hash) = (hold, Some(hash));
+        let refused = quote(&request, &without).map_err(|refusal| refusal.code);
+        assert_eq!(refused, Err("escrow"));
+    }
+
+    #[test]
+    fn kept_results_end_escrow_until_they_are_made_up_for() {
+        let check = |released, kept, awaited| {
+            let standing = Standing {
+                released,
+                kept,
+                awaited,
+            };
+            standing.check().map_err(|refusal| refusal.code)
+        };
+        assert_eq!(check(0, 0, 0), Ok(()));
+        assert_eq!(check(0, 1, 0), Err("escrow"));
+        assert_eq!(check(9, 1, 0), Err("escrow"));
+        assert_eq!(check(10, 1, 0), Ok(()));
+        assert_eq!(check(10, 2, 0), Err("escrow"));
+        assert_eq!(check(u64::MAX, u64::MAX, 0), Ok(()));
+        assert_eq!(check(0, 0, 31), Ok(()));
+        assert_eq!(check(0, 0, 32), Err("busy"));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::time::Duration;
 use nostr::{Event, EventId};
 use tokio_util::sync::CancellationToken;
 
+use super::backend::BackendError;
+use super::escrow::{HoldEnd, NoHold};
 use super::job::{Address, Job, JobStep, MAX_ATTEMPTS};
 use super::pricing::{Quote, Refusal};
 use super::store::{Finish, JobStore, Seller, StoreError, Unsent};
@@ -27,7 +29,7 @@ const INVOICE_PATIENCE: Duration = Duration::from_secs(60);
 const RESULT_PATIENCE: Duration = Duration::from_secs(3_600);
 
 /// How much longer results are tried once the provider is to leave.
-const LEAVING_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const LEAVING_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A job that ends this soon is put on record once, begun and done together.
 const ONE_RECORD: Duration = Duration::from_millis(50);
@@ -45,8 +47,8 @@ pub(super) enum Outcome {
     NotQuoted(Address, Option<Refusal>),
     /// The wallet answered.
     LookedUp(PaymentHash, EventId, Result<Incoming, WalletError>),
-    /// A late quote was paid, and this is its job.
-    Loaded(EventId, Result<Box<Job>, StoreError>),
+    /// A late quote was paid, or is held until then, and this is its job.
+    Loaded(EventId, Option<UnixSecs>, Result<Box<Job>, StoreError>),
     /// Whether the invoice of a quote can no longer be paid.
     Cancelled(EventId, Result<(), WalletError>),
     /// The backend is done, one way or the other.
@@ -57,6 +59,10 @@ pub(super) enum Outcome {
     Announced(Result<(), String>),
     /// A new subscription in place of one that ended.
     Subscribed(Result<Subscription, RelayError>),
+    /// What became of held money that was to be settled or given back.
+    HoldEnded(EventId, HoldEnd),
+    /// What customers said while we were away.
+    Missed(Vec<Event>),
     /// Nothing that the loop has to know.
     Nothing,
 }
@@ -72,7 +78,10 @@ pub(super) struct Shop {
     pub(super) finish: CancellationToken,
 }
 
-async fn answer<T>(asked: impl Future<Output = Result<T, WalletError>>) -> Result<T, WalletError> {
+/// The wallet's answer, or that none came in time.
+pub(super) async fn answer<T>(
+    asked: impl Future<Output = Result<T, WalletError>>,
+) -> Result<T, WalletError> {
     tokio::time::timeout(WALLET, asked)
         .await
         .unwrap_or_else(|_| Err(WalletError::Unreachable("no answer in time".into())))
@@ -92,8 +101,21 @@ impl Shop {
         requested_at: UnixSecs,
         quote: Quote,
     ) -> Outcome {
+        if let Some(hash) = quote.escrow
+            && let Err(refusal) = self.may_escrow(address, hash).await
+        {
+            return Outcome::NotQuoted(address, Some(refusal));
+        }
         let invoice = match self.invoice(address, &quote).await {
             Ok(invoice) => invoice,
+            Err(WalletError::Refused(why)) if quote.escrow.is_some() => {
+                tracing::warn!(job_id = %address.job_id(), %why, "no hold invoice");
+                let refusal = Refusal::new(
+                    "escrow",
+                    "the provider's wallet can't hold on this payment_hash: use a new one",
+                );
+                return Outcome::NotQuoted(address, Some(refusal));
+            }
             Err(trouble) => {
                 tracing::error!(job_id = %address.job_id(), %trouble, "no invoice");
                 let refusal =
@@ -115,6 +137,9 @@ impl Shop {
             requested_at,
             expires_at: invoice.expires_at,
             attempts: 0,
+            escrow: quote.escrow.is_some(),
+            held_until: None,
+            waited: false,
             resumed: false,
         };
         // An invoice without a record is never sent, so nobody can pay it.
@@ -143,13 +168,20 @@ impl Shop {
         let request = InvoiceRequest {
             amount: quote.price,
             expiry_secs: self.quote_secs,
-            hold: None,
+            hold: quote.escrow,
             description: format!("agent-compute {}", address.job_id()),
         };
         let invoice = answer(wallet.invoice(request)).await?;
         if invoice.amount != quote.price {
             let asks = invoice.amount;
             return Err(WalletError::Refused(format!("its invoice asks for {asks}")));
+        }
+        if quote
+            .escrow
+            .is_some_and(|hash| hash != invoice.payment_hash)
+        {
+            let why = "its invoice is on another payment hash";
+            return Err(WalletError::Refused(why.into()));
         }
         Ok(invoice)
     }
@@ -189,18 +221,22 @@ impl Shop {
         Outcome::Nothing
     }
 
-    /// Tells a customer that its paid job waits, and puts on record that it is paid.
-    pub(super) async fn accept(self: Arc<Self>, address: Address, position: u32) -> Outcome {
-        let paid = self
-            .store
-            .step(address.request, &[JobStep::Settled], self.now());
-        match paid.await {
-            // A slot came free meanwhile, and starting has put both on record.
-            Ok(_) | Err(StoreError::Illegal(_)) => {}
-            Err(error) => {
-                tracing::error!(job_id = %address.job_id(), %error, "a payment is not on record")
-            }
+    /// Puts on record that a job that waits is paid, or held.
+    pub(super) async fn accept(
+        self: Arc<Self>,
+        address: Address,
+        held_until: Option<UnixSecs>,
+        position: u32,
+    ) -> Outcome {
+        let funded = self.store.fund(address.request, held_until, self.now());
+        if let Err(error) = funded.await {
+            tracing::error!(job_id = %address.job_id(), %error, "a payment is not on record");
         }
+        self.tell_position(address, position).await
+    }
+
+    /// Tells a customer how many jobs are before its own.
+    pub(super) async fn tell_position(self: Arc<Self>, address: Address, position: u32) -> Outcome {
         let message = AgentMessage::JobAccepted(JobAccepted {
             job_id: address.job_id(),
             queue_position: position,
@@ -229,10 +265,14 @@ impl Shop {
         Outcome::LookedUp(hash, job, found)
     }
 
-    /// Reads a job that was paid after it had left the memory.
-    pub(super) async fn load(self: Arc<Self>, request: EventId) -> Outcome {
+    /// Reads a job that was paid, or held, after it had left the memory.
+    pub(super) async fn load(
+        self: Arc<Self>,
+        request: EventId,
+        held_until: Option<UnixSecs>,
+    ) -> Outcome {
         let job = self.store.job(request).await;
-        Outcome::Loaded(request, job.map(Box::new))
+        Outcome::Loaded(request, held_until, job.map(Box::new))
     }
 
     /// Makes the invoice of a quote unpayable, if it can be.
@@ -260,17 +300,44 @@ impl Shop {
         Outcome::Nothing
     }
 
-    /// Does a paid job, and puts its end on record.
-    pub(super) async fn work(self: Arc<Self>, job: Box<Job>) -> Outcome {
-        let request = job.address.request;
-        let finish = if job.attempts >= MAX_ATTEMPTS {
+    /// Does a job, and puts its end on record. `doubtful`: some time has passed since the wallet said that
+    /// its money is held. `lost`: from here on it is not.
+    pub(super) async fn work(
+        self: Arc<Self>,
+        mut job: Box<Job>,
+        doubtful: bool,
+        lost: CancellationToken,
+    ) -> Outcome {
+        if job.attempts >= MAX_ATTEMPTS {
             let why = format!("it was begun {} times and never ended", job.attempts);
-            self.workshop.failure(&job, why)
-        } else {
+            let finish = self.workshop.failed(&job, &BackendError::Failed(why));
+            return self.ended(job, finish).await;
+        }
+        if doubtful {
+            match self.still_held(&job).await {
+                Ok(held_until) => job.held_until = held_until,
+                Err(why) => return self.give_up(job, why).await,
+            }
+        }
+        let finish = {
             let work = pin!(self.workshop.work(&job));
-            self.recorded(&job, work).await
+            tokio::select! {
+                biased;
+                () = lost.cancelled() => None,
+                finish = self.recorded(&job, work) => Some(finish),
+            }
         };
-        let recorded = self.store.finish(request, finish.clone(), self.now());
+        match finish {
+            Some(finish) => self.ended(job, finish).await,
+            None => self.give_up(job, NoHold::gone()).await,
+        }
+    }
+
+    /// Puts the end of a job on record.
+    pub(super) async fn ended(self: Arc<Self>, job: Box<Job>, finish: Finish) -> Outcome {
+        let request = job.address.request;
+        let (held_until, now) = (job.held_until, self.now());
+        let recorded = self.store.finish(request, held_until, finish.clone(), now);
         if let Err(error) = recorded.await {
             // The customer paid, so it is told all the same.
             tracing::error!(job_id = %job.address.job_id(), %error, "a result is not on record");
@@ -298,8 +365,9 @@ impl Shop {
     }
 
     async fn begun(&self, job: &Job) {
-        let started = self.store.start(job.address.request, self.now()).await;
-        if let Err(error) = started {
+        let request = job.address.request;
+        let started = self.store.start(request, job.held_until, self.now());
+        if let Err(error) = started.await {
             tracing::error!(job_id = %job.address.job_id(), %error, "a start is not on record");
         }
     }

@@ -4,10 +4,14 @@
 //! A job is on record before its invoice leaves the process, so whatever is paid is known. Two programs
 //! may read one store; only one may [sell](JobStore::lock) from it.
 
+mod checkup;
+mod earnings;
+mod escrow;
 mod files;
 mod rows;
 mod said;
 mod schema;
+mod streamed;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -20,12 +24,15 @@ use nostr::{Event, EventId, JsonUtil, PublicKey};
 use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
 
+pub use self::checkup::Checkup;
+pub use self::earnings::{Earned, Earnings, OfModel, Periods};
+pub use self::escrow::{OpenHold, Unsettled};
 use self::files::{connect, make_private, open_private};
 use self::rows::{
-    SELECT_JOB, all, job_from, nonsense, one, read_unfinished, settle, state_of, summary_from,
+    SELECT_JOB, all, fund, job_from, nonsense, one, read_unfinished, state_of, summary_from,
     take_step, to_sql,
 };
-use self::schema::Unusable;
+pub use self::streamed::Streamed;
 use self::writer::Writer;
 use super::job::{Address, Job, JobState, JobStep};
 use crate::error::{Code, Error};
@@ -95,9 +102,13 @@ pub struct JobSummary {
     pub network: Network,
     /// The wallet that was paid or is to be (`kind:account`); `None` where none takes part.
     pub wallet: Option<String>,
+    /// Whether it is paid into escrow.
+    pub escrow: bool,
     /// When the quote was made.
     pub quoted_at: UnixSecs,
-    /// When the money was seen.
+    /// When the money was seen to be held, in escrow.
+    pub held_at: Option<UnixSecs>,
+    /// When the money was seen to be ours.
     pub settled_at: Option<UnixSecs>,
     /// When a relay took the result, or the message that there is none.
     pub published_at: Option<UnixSecs>,
@@ -140,8 +151,10 @@ pub struct Unfinished {
     pub quoted: Vec<Job>,
     /// Quotes whose time is over, and that may have been paid all the same.
     pub late: Vec<LateQuote>,
-    /// Paid and not done, oldest payment first.
+    /// Paid or held and not done, oldest payment first.
     pub paid: Vec<Job>,
+    /// Held, and no longer to be worked on.
+    pub holds: Vec<OpenHold>,
     /// Done or failed, and the customer was not told.
     pub unsent: Vec<Unsent>,
     /// Ids of requests on record since the moment that was asked about.
@@ -174,6 +187,14 @@ pub struct JobStore {
     writer: Writer,
 }
 
+fn unusable(path: &Path, problem: &dyn std::fmt::Display) -> Error {
+    let path = path.display();
+    Error::new(
+        Code::Ledger,
+        format!("the job store {path} can't be used: {problem}"),
+    )
+}
+
 impl JobStore {
     /// Opens the store at `path`, and makes it, readable by its owner only, if there is none.
     ///
@@ -181,26 +202,10 @@ impl JobStore {
     /// [`Code::Ledger`] if the file can't be opened, is damaged or not a job store, or was written by a
     /// later version.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let unusable = |problem: String| {
-            let path = path.display();
-            Error::new(
-                Code::Ledger,
-                format!("the job store {path} can't be used: {problem}"),
-            )
-        };
-        make_private(path).map_err(|error| unusable(error.to_string()))?;
-        let db = connect(path).map_err(|error| {
-            unusable(match error {
-                Unusable::Sqlite(error) => format!(
-                    "{error}. If the file is damaged, move it away: unfinished jobs are lost with it"
-                ),
-                Unusable::Foreign => "it is another program's database".into(),
-                Unusable::Newer(version) => {
-                    format!("a later version of this program wrote it (schema {version}): update")
-                }
-            })
-        })?;
-        let writer = Writer::start(db).map_err(|error| unusable(error.to_string()))?;
+        let io = |error: std::io::Error| unusable(path, &error);
+        make_private(path).map_err(io)?;
+        let db = connect(path).map_err(|error| unusable(path, &error))?;
+        let writer = Writer::start(db).map_err(io)?;
         Ok(Self {
             path: Arc::new(path.to_owned()),
             writer,
@@ -241,8 +246,8 @@ impl JobStore {
                 db.prepare_cached(
                     "INSERT INTO jobs (request_id, job_id, provider, customer, channel, wallet, network,
                      state, model, prompt, max_tokens, stream, deployed, price_msat, bolt11,
-                     payment_hash, requested_at, quoted_at, changed_at, expires_at)
-                     VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?18,?19)",
+                     payment_hash, requested_at, quoted_at, changed_at, expires_at, sealed, escrow)
+                     VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?18,?19,?20,?21)",
                 )?
                 .execute(params![
                     job.address.request.to_hex(),
@@ -264,6 +269,8 @@ impl JobStore {
                     to_sql(job.requested_at.get()),
                     to_sql(at.get()),
                     to_sql(job.expires_at.get()),
+                    job.address.sealed,
+                    job.escrow,
                 ])?;
                 Ok(())
             })
@@ -291,38 +298,77 @@ impl JobStore {
             .await
     }
 
-    /// Puts on record that a paid job was begun, and that it is paid if that is not on record yet.
+    /// Takes one step.
     ///
     /// # Errors
     /// As [`step`](Self::step).
-    pub async fn start(&self, request: EventId, at: UnixSecs) -> Result<JobState, StoreError> {
+    pub async fn step_by(
+        &self,
+        request: EventId,
+        step: JobStep,
+        at: UnixSecs,
+    ) -> Result<JobState, StoreError> {
+        self.writer
+            .write(move |db| take_step(db, request, state_of(db, request)?, step, at))
+            .await
+    }
+
+    /// Puts on record that a job is paid, or held until `held_until`. Nothing changes if that is known.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub async fn fund(
+        &self,
+        request: EventId,
+        held_until: Option<UnixSecs>,
+        at: UnixSecs,
+    ) -> Result<JobState, StoreError> {
+        self.writer
+            .write(move |db| fund(db, request, held_until, state_of(db, request)?, at))
+            .await
+    }
+
+    /// Puts on record that a job was begun, and that it is paid or held if that is not on record yet.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub async fn start(
+        &self,
+        request: EventId,
+        held_until: Option<UnixSecs>,
+        at: UnixSecs,
+    ) -> Result<JobState, StoreError> {
         self.writer
             .write(move |db| {
-                let state = settle(db, request, state_of(db, request)?, at)?;
+                let state = fund(db, request, held_until, state_of(db, request)?, at)?;
                 take_step(db, request, state, JobStep::Started, at)
             })
             .await
     }
 
-    /// Puts on record how a paid job ended and what its customer is to be told, before anyone is; and that
-    /// it was paid and begun, if that is not on record yet.
+    /// Puts on record how a paid or held job ended and what its customer is to be told, before anyone is;
+    /// and that it was paid or held, and begun, if that is not on record yet. Its chunks are forgotten: what
+    /// is left to be said of them is among the messages.
     ///
     /// # Errors
     /// As [`step`](Self::step).
     pub async fn finish(
         &self,
         request: EventId,
+        held_until: Option<UnixSecs>,
         finish: Finish,
         at: UnixSecs,
     ) -> Result<JobState, StoreError> {
         self.writer
             .write(move |db| {
-                let step = match finish.error {
-                    None => JobStep::Finished,
-                    Some(_) => JobStep::Broken,
+                let mut state = fund(db, request, held_until, state_of(db, request)?, at)?;
+                let step = match (&finish.error, held_until) {
+                    (None, _) => JobStep::Finished,
+                    (Some(_), None) => JobStep::Broken,
+                    (Some(_), Some(_)) => JobStep::Undone,
                 };
-                let mut state = settle(db, request, state_of(db, request)?, at)?;
-                if state == JobState::Paid {
+                let begun = step == JobStep::Finished || held_until.is_none();
+                if begun && state != JobState::Running {
                     state = take_step(db, request, state, JobStep::Started, at)?;
                 }
                 let state = take_step(db, request, state, step, at)?;
@@ -336,6 +382,8 @@ impl JobStore {
                     finish.tokens,
                     finish.error,
                 ])?;
+                db.prepare_cached("DELETE FROM chunks WHERE request_id = ?1")?
+                    .execute([request.to_hex()])?;
                 Ok(state)
             })
             .await
@@ -380,7 +428,7 @@ impl JobStore {
             .write(move |db| {
                 let mut rows = db.prepare_cached(
                     "SELECT job_id, request_id, customer, state, model, price_msat, network, wallet,
-                     quoted_at, settled_at, published_at, tokens, error
+                     escrow, quoted_at, held_at, settled_at, published_at, tokens, error
                      FROM jobs ORDER BY quoted_at DESC, rowid DESC LIMIT ?1",
                 )?;
                 all(
@@ -402,7 +450,8 @@ impl JobStore {
                 let changed = db.execute(
                     "UPDATE jobs SET prompt = NULL, messages = NULL
                      WHERE (prompt IS NOT NULL OR messages IS NOT NULL)
-                     AND (published_at < ?1 OR (state IN ('expired', 'cancelled') AND expires_at < ?1))",
+                     AND (published_at < ?1 OR (state IN ('expired', 'cancelled') AND expires_at < ?1)
+                     OR (state IN ('settled', 'unreleased') AND changed_at < ?1))",
                     [to_sql(before.get())],
                 )?;
                 Ok(changed)

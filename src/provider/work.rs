@@ -17,13 +17,13 @@ use super::event::{ProviderEvent, Reporter};
 use super::job::{Address, Job};
 use super::pieces;
 use super::pricing::Refusal;
-use super::store::Finish;
+use super::store::{Finish, JobStore, StoreError, Streamed};
 use super::voice::{Unspeakable, Voice};
 use crate::protocol::message::{AgentMessage, JobResult, StreamChunk};
 use crate::relay::RelayError;
 
 /// The longest that a backend may take.
-const WORK: Duration = Duration::from_secs(600);
+pub(super) const WORK: Duration = Duration::from_secs(600);
 
 /// The first chunk goes out at once; then chunks are gathered for this long, since relays limit the rate.
 const GATHER: Duration = Duration::from_millis(50);
@@ -42,17 +42,20 @@ const WAITING_CHUNKS: usize = 64;
 pub(super) struct Workshop {
     pub(super) voice: Voice,
     pub(super) backend: Arc<dyn Backend>,
+    pub(super) store: JobStore,
     pub(super) reporter: Reporter,
 }
 
 impl Workshop {
     /// Does a job. What is still to be published comes back signed; nothing of it was published.
     pub(super) async fn work(&self, job: &Job) -> Finish {
-        // What an earlier run published can't be taken back, and new chunks might not fit to it.
-        let stream = job.stream && !job.resumed;
+        let sent = match self.sent_before(job).await {
+            Ok(sent) => sent,
+            Err(error) => return self.failed(job, &BackendError::Failed(error.to_string())),
+        };
         let (chunks, from_backend) = mpsc::channel(WAITING_CHUNKS);
         let ended = CancellationToken::new();
-        let mut outflow = Outflow::new(self, job.address, stream);
+        let mut outflow = Outflow::new(self, job, sent);
         let generate = async {
             let made = self.generate(job, chunks).await;
             ended.cancel();
@@ -63,8 +66,8 @@ impl Workshop {
             Ok(made) => outflow
                 .finish(&made.text)
                 .map(|messages| (messages, made.tokens))
-                .map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
+                .map_err(|error| BackendError::Failed(error.to_string())),
+            Err(error) => Err(error),
         };
         match outcome {
             Ok((messages, tokens)) => Finish {
@@ -72,20 +75,32 @@ impl Workshop {
                 messages,
                 tokens,
             },
-            Err(why) => self.failure(job, why),
+            Err(error) => self.failed(job, &error),
         }
     }
 
-    /// The end of a job that there is no result for.
-    pub(super) fn failure(&self, job: &Job, why: String) -> Finish {
-        let said = "the provider could not do this job";
+    /// What an earlier run has sent of this job's text. It can't be taken back.
+    async fn sent_before(&self, job: &Job) -> Result<Streamed, StoreError> {
+        if !job.stream || !job.resumed {
+            return Ok(Streamed::default());
+        }
+        self.store.streamed(job.address.request).await
+    }
+
+    /// The end of a job that the backend could not do.
+    pub(super) fn failed(&self, job: &Job, why: &BackendError) -> Finish {
+        let refusal = Refusal::new("failed", why.for_customers());
+        self.failure(job, &refusal, why.to_string())
+    }
+
+    /// The end of a job that there is no result for. `why` is for the owner.
+    pub(super) fn failure(&self, job: &Job, refusal: &Refusal, why: String) -> Finish {
         let mut messages = Vec::new();
-        let refusal = Refusal::new("failed", said);
-        let no = self.voice.refusal(job.address, &refusal);
+        let no = self.voice.refusal(job.address, refusal);
         let in_old_words = job.deployed.then(|| {
             let result = JobResult {
                 job_id: job.address.job_id(),
-                result: format!("Error: {said}"),
+                result: format!("Error: {}", refusal.message),
             };
             self.voice
                 .answer(job.address, &AgentMessage::JobResult(result))
@@ -131,14 +146,20 @@ impl Workshop {
     }
 }
 
+/// What stands between a text of which a part was sent, and another one that came of a second run.
+const ANEW: &str = "\n\n";
+
 type Sending<'a> = BoxFuture<'a, (Event, u32, Result<(), RelayError>)>;
 
-/// The backend's chunks on their way out: gathered, cut, numbered, and published one after the other.
+/// The backend's chunks on their way out: gathered, cut, numbered, put on record, and published one after
+/// the other.
 struct Outflow<'a> {
     workshop: &'a Workshop,
     to: Address,
     /// Whether chunks go out as they come.
     live: bool,
+    /// What an earlier run has sent. The text of this run is to begin with it.
+    before: String,
     /// All that the backend has sent.
     text: String,
     /// How much of it has gone out, in bytes.
@@ -148,23 +169,33 @@ struct Outflow<'a> {
     /// Whether chunks stand alone.
     apart: bool,
     next_seq: u32,
+    /// The last chunk of an earlier run. It is on record; whether a relay took it is not.
+    again: Option<Event>,
     /// Signed chunks that no relay took.
     unsent: Vec<Event>,
 }
 
 impl<'a> Outflow<'a> {
-    fn new(workshop: &'a Workshop, to: Address, live: bool) -> Self {
-        Self {
+    fn new(workshop: &'a Workshop, job: &Job, sent: Streamed) -> Self {
+        let mut outflow = Self {
             workshop,
-            to,
-            live,
+            to: job.address,
+            live: job.stream,
             text: String::new(),
-            gone: 0,
+            gone: sent.text.len(),
+            before: sent.text,
             ends: VecDeque::new(),
             apart: workshop.backend.chunks_stand_alone(),
-            next_seq: 0,
+            next_seq: sent.chunks,
+            again: None,
             unsent: Vec::new(),
+        };
+        // Deployed customers have no numbers by which to know it again.
+        if sent.chunks > 0 && !job.deployed {
+            outflow.next_seq -= 1;
+            outflow.again = outflow.chunk(sent.last, false).ok();
         }
+        outflow
     }
 
     /// Takes what the backend sends until it has `ended`, whoever still holds its end of the channel.
@@ -173,6 +204,9 @@ impl<'a> Outflow<'a> {
         let mut sending: Option<Sending<'a>> = None;
         let mut not_before = Instant::now();
         loop {
+            if sending.is_none() && self.live {
+                sending = self.send_again();
+            }
             let waits = sending.is_none() && self.live && self.gone < self.text.len();
             if waits && Instant::now() >= not_before {
                 if !self.apart {
@@ -213,6 +247,22 @@ impl<'a> Outflow<'a> {
             // More than is delivered: the job fails by the whole text's size.
             self.live = false;
         }
+        let both = self.before.len().min(self.text.len());
+        if self.before.as_bytes()[..both] != self.text.as_bytes()[..both] {
+            // Another text than the one that was begun: it follows whole, at the end.
+            self.live = false;
+        }
+    }
+
+    fn send_again(&mut self) -> Option<Sending<'a>> {
+        let event = self.again.take()?;
+        let seq = self.next_seq.saturating_sub(1);
+        let voice = &self.workshop.voice;
+        let sending = async move {
+            let sent = voice.publish_patiently(&event, CHUNK_PATIENCE).await;
+            (event, seq, sent)
+        };
+        Some(sending.boxed())
     }
 
     fn send_gathered(&mut self) -> Option<Sending<'a>> {
@@ -220,7 +270,7 @@ impl<'a> Outflow<'a> {
         let (piece, _) = pieces::split_piece(&self.text[self.gone..until]);
         let (piece, length) = (piece.to_owned(), piece.len());
         let seq = self.next_seq;
-        let event = match self.chunk(piece, false) {
+        let event = match self.chunk(piece.clone(), false) {
             Ok(event) => event,
             Err(error) => {
                 tracing::error!(%error, "streaming ends");
@@ -229,9 +279,14 @@ impl<'a> Outflow<'a> {
             }
         };
         self.gone += length;
-        let voice = &self.workshop.voice;
+        let Workshop { voice, store, .. } = self.workshop;
+        let request = self.to.request;
         Some(
             async move {
+                if let Err(error) = store.remember_chunk(request, seq, piece).await {
+                    tracing::error!(%error, "a chunk is not on record");
+                    return (event, seq, Err(RelayError::NotPublished(Vec::new())));
+                }
                 let sent = voice.publish_patiently(&event, CHUNK_PATIENCE).await;
                 (event, seq, sent)
             }
@@ -273,20 +328,33 @@ impl<'a> Outflow<'a> {
         self.workshop.voice.answer(self.to, &message)
     }
 
+    /// The result. Chunks are out and can't be taken back, so whatever the backend's text is, it begins with
+    /// them.
+    fn whole(&self, text: &str) -> String {
+        let this_run = self.text.get(..self.gone);
+        let gone = this_run.filter(|gone| gone.starts_with(&self.before));
+        let gone = gone.unwrap_or(&self.before);
+        if text.starts_with(gone) {
+            return text.to_owned();
+        }
+        let job_id = self.to.job_id();
+        if gone.len() == self.before.len() {
+            tracing::warn!(%job_id, "a second run made another text: it follows the first one's part");
+            return format!("{gone}{ANEW}{text}");
+        }
+        tracing::warn!(%job_id, "the backend's text is not what it streamed");
+        self.text.clone()
+    }
+
     /// What remains to be published once the backend has stopped: the last chunks if there were any
     /// before or the text needs them, and the whole text where it fits.
     fn finish(mut self, text: &str) -> Result<Vec<Event>, Unspeakable> {
-        let mut messages = std::mem::take(&mut self.unsent);
-        // Chunks are out and can't be taken back: if the text is another one, the chunks are the result.
-        let whole = if self.next_seq > 0 && !text.starts_with(&self.text[..self.gone]) {
-            tracing::warn!(job_id = %self.to.job_id(), "the backend's text is not what it streamed");
-            std::mem::take(&mut self.text)
-        } else {
-            if text != self.text {
-                self.ends.clear();
-            }
-            text.to_owned()
-        };
+        let mut messages: Vec<Event> = self.again.take().into_iter().collect();
+        messages.append(&mut self.unsent);
+        let whole = self.whole(text);
+        if whole != self.text {
+            self.ends.clear();
+        }
         if !self.live {
             // Nobody waits for the words: as few messages as it takes.
             self.ends.clear();

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(super) use self::wallet::look_up;
 use super::event::{PurchaseEvent, Receipt};
+use super::observed::{FirstToken, observation};
 use super::state::{Booking, Effect, Finish, Happening, Phase, State, Step};
 use super::step::{Now, step};
 use super::watcher::Watcher;
@@ -26,7 +27,8 @@ use crate::identity::Identity;
 use crate::ledger::{DriveGuard, Entry, Ledger, LedgerError, Limits, Reserve};
 use crate::protocol::message::AgentMessage;
 use crate::protocol::{channel, codec};
-use crate::relay::{Incoming, RelayError, RelaySession, Subscription, seal};
+use crate::relay::seal::{self, Sealer};
+use crate::relay::{Incoming, RelayError, RelaySession, Subscription};
 use crate::units::Msat;
 use crate::wallet::Wallet;
 
@@ -35,6 +37,8 @@ use crate::wallet::Wallet;
 pub struct Engine {
     /// Signs what we say.
     pub identity: Identity,
+    /// Seals what only the provider may read, and opens what it sealed.
+    pub sealer: Arc<Sealer>,
     /// Carries it.
     pub relays: Arc<dyn RelaySession>,
     /// Pays; `None`: nothing is ever paid.
@@ -73,6 +77,7 @@ pub struct Run<'a> {
     release_again: Option<(Instant, Duration)>,
     /// It was left by an earlier run: nobody waits for the result beyond the time that recovery has.
     resumed: bool,
+    first_token: FirstToken,
     /// Nothing live is expected: what the relays have stored is all there is.
     stored_only: bool,
     finished: Option<Finish>,
@@ -107,6 +112,7 @@ impl<'a> Run<'a> {
             looking: None,
             release_again: None,
             resumed: false,
+            first_token: FirstToken::default(),
             stored_only: false,
             finished: None,
         }
@@ -128,6 +134,7 @@ impl<'a> Run<'a> {
         self.tell(PurchaseEvent::Requested {
             purchase_id: self.state.terms.id,
             job_id: self.state.terms.job_id(),
+            encrypted: self.state.terms.sealed,
         })
         .await;
         self.drive(answers, stop).await
@@ -196,7 +203,7 @@ impl<'a> Run<'a> {
                 }
                 incoming = answers.next(), if listening => match incoming {
                     Some(Incoming::StoredDone { .. }) => self.over_with_the_stored(),
-                    Some(Incoming::Event(event)) => heard(&self.state, &event),
+                    Some(Incoming::Event(event)) => heard(self.engine, &self.state, &event),
                     None => {
                         listening = false;
                         Some(Happening::NotSent("the relay session ended".to_owned()))
@@ -243,6 +250,7 @@ impl<'a> Run<'a> {
         let before = self.state.phase.clone();
         let now = self.now();
         let next = step(&mut self.state, happening, now);
+        self.first_token.see(&before, &self.state, now.elapsed_ms);
         let Some(Step { tell, effects, .. }) = self.commit(before, next).await? else {
             return Ok(());
         };
@@ -278,10 +286,12 @@ impl<'a> Run<'a> {
             Ok(row) => row,
             Err(error) => return Err(Error::new(Code::Internal, error.to_string())),
         };
+        let seen = observation(&before, &self.state, self.first_token.ms());
         let entries: Vec<Entry> = next
             .entries
             .iter()
             .map(|booking| self.entry(booking))
+            .chain(seen.map(Entry::Observe))
             .collect();
         let id = self.state.terms.id;
         let committed = self
@@ -413,7 +423,12 @@ impl<'a> Run<'a> {
     /// `PaymentSent` alone.
     fn say(&mut self, message: &AgentMessage) {
         let terms = &self.state.terms;
-        let Ok(content) = codec::encode(message) else {
+        let content = if terms.sealed {
+            self.engine.sealer.seal(&terms.provider, message).ok()
+        } else {
+            codec::encode(message).ok()
+        };
+        let Some(content) = content else {
             return;
         };
         let relay = self
@@ -480,13 +495,23 @@ impl<'a> Run<'a> {
 }
 
 /// What a relay brought, if it could be for this purchase.
-fn heard(state: &State, event: &nostr::Event) -> Option<Happening> {
+fn heard(engine: &Engine, state: &State, event: &nostr::Event) -> Option<Happening> {
     if event.pubkey != state.terms.provider
         || channel::channel_of(event) != Some(state.terms.channel)
     {
         return None;
     }
-    let message = codec::decode(&event.content).ok()?;
+    let message = match codec::decode(&event.content).ok()? {
+        AgentMessage::Sealed(sealed) => {
+            // A busy provider's answers to others need not be tried.
+            let request = state.terms.request.id;
+            if channel::answered(event).is_some_and(|answered| answered != request) {
+                return None;
+            }
+            engine.sealer.open(&event.pubkey, &sealed).ok()?
+        }
+        message => message,
+    };
     // The session has verified it. An invoice is verified again, here, whoever made the session.
     let is_invoice = matches!(message, AgentMessage::Invoice(_));
     if is_invoice && event.verify().is_err() {

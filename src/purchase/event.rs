@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::ids::{JobId, PaymentHash, PurchaseId};
 use crate::protocol::Feature;
+use crate::protocol::record::Summary;
 use crate::units::{Msat, Network, UnixSecs};
 
 /// One thing that happened. Keys and ids are hex; amounts are integer millisatoshi.
@@ -31,6 +32,8 @@ pub enum PurchaseEvent {
         purchase_id: PurchaseId,
         /// What both sides call the job.
         job_id: JobId,
+        /// Whether only the provider can read it.
+        encrypted: bool,
     },
     /// The provider's invoice passed every check.
     Quoted {
@@ -84,6 +87,10 @@ pub enum PurchaseEvent {
         seq: u32,
         /// The piece.
         text: String,
+        /// Whether its provider numbered it. Pieces without numbers (deployed peers) come in the order
+        /// in which relays sent them, and the result may be another text.
+        #[serde(skip)]
+        in_order: bool,
     },
     /// In escrow: the result is on record, and the provider is told the preimage that claims the money.
     Released {
@@ -117,6 +124,8 @@ pub struct ProviderSeen {
     pub matches: bool,
     /// Why not: a stable word.
     pub reason: Option<String>,
+    /// What our own purchases say of it.
+    pub record: Summary,
 }
 
 /// What a delivered purchase came to.

@@ -56,6 +56,7 @@ pub mod driver;
 pub mod event;
 pub mod listen;
 pub mod lock;
+pub mod observed;
 pub mod recover;
 pub mod state;
 pub mod step;

@@ -13,12 +13,13 @@ use super::driver::{Engine, Run, look_up};
 use super::event::PurchaseEvent;
 use super::listen::{Since, listen};
 use super::lock::Lock;
+use super::observed::observation;
 use super::state::{Happening, Phase, State};
 use super::watcher::Watcher;
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::ids::{PaymentHash, PurchaseId};
-use crate::ledger::{DriveGuard, LedgerError, PurchaseRecord};
+use crate::ledger::{DriveGuard, Entry, LedgerError, PurchaseRecord};
 use crate::units::Msat;
 use crate::wallet::Wallet;
 
@@ -336,6 +337,7 @@ async fn apply(
         at: engine.clock.now(),
         elapsed_ms: state.elapsed_ms(engine.clock.now()),
     };
+    let before = state.phase.clone();
     let step = super::step::step(state, happening, now);
     if !step.save {
         return Ok(version);
@@ -351,6 +353,7 @@ async fn apply(
             // Recovery never sets money aside: none of what it feeds the machine asks for it.
             super::state::Booking::Reserve { .. } => None,
         })
+        .chain(observation(&before, state, None).map(Entry::Observe))
         .collect();
     Ok(engine
         .ledger

@@ -92,6 +92,9 @@ pub struct Terms {
     pub max_fee: Option<Msat>,
     /// The longest that the payee may keep the payment unclaimed, in seconds.
     pub max_hold_secs: u64,
+    /// Whether what we say is sealed to the provider (NIP-44).
+    #[serde(default)]
+    pub sealed: bool,
     /// What the caller's idempotency key stands for, if it gave one.
     pub fingerprint: Option<String>,
     /// When it began.

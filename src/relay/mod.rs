@@ -6,6 +6,7 @@
 
 pub mod local;
 pub mod pool;
+pub mod probe;
 pub mod seal;
 pub mod transport;
 

@@ -9,4 +9,5 @@ mod delivery;
 mod floods;
 mod invoices;
 mod listings;
+mod seals;
 mod stage;

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used)]
 
 mod delivery;
+mod escrow;
 mod quotes;
 mod restart;
 

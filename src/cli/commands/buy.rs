@@ -60,6 +60,7 @@ fn request(purchase: &PurchaseSettings) -> PurchaseRequest {
         idempotency_key: purchase.idempotency_key.clone(),
         escrow: purchase.htlc,
         timeout: purchase.timeout,
+        plaintext: purchase.plaintext,
         ..find(&purchase.find, &purchase.prompt)
     }
 }

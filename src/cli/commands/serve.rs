@@ -1,7 +1,5 @@
 //! `agent-provider (--create-channel | --channel ID)`: sells until told to stop.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -13,7 +11,6 @@ use crate::clock::Clock;
 use crate::config::Role;
 use crate::error::{Code, Error, Result};
 use crate::protocol::Price;
-use crate::provider::backend::Echo;
 use crate::provider::store::JobStore;
 use crate::provider::{self, ChannelChoice, Parts, ProviderConfig, ProviderEvent, Shutdown};
 use crate::relay::RelaySession as _;
@@ -41,6 +38,7 @@ pub async fn run(settings: Settings, sale: SaleSettings, out: &Output) -> Result
     }
     settings.home.make_folder(Role::Provider)?;
     let (identity, _) = settings.open_identity(|note| out.note(note))?;
+    let backend = sale.backend.open(|note| out.note(note)).await?;
     let wallet = open_wallet(&settings, &identity).await?;
     if let WalletChoice::Sim(sim) = &settings.wallet {
         out.note(&format!("paid in play money of {}", sim.bank.display()));
@@ -54,7 +52,7 @@ pub async fn run(settings: Settings, sale: SaleSettings, out: &Output) -> Result
         identity,
         relays: relays.clone(),
         wallet,
-        backend: Arc::new(Echo),
+        backend,
         store: JobStore::open(&settings.home.jobs_file())?,
         clock: Clock::system(),
     };
@@ -107,6 +105,7 @@ fn config(settings: &Settings, sale: SaleSettings, network: Network) -> Provider
             per_1k_tokens: sale.price_per_1k_tokens,
         },
         stream: sale.stream,
+        escrow: settings.config.provider.escrow,
         max_jobs: usize::try_from(sale.max_jobs).unwrap_or(usize::MAX),
         announce_every: sale.announce_every,
         name: sale.name,
@@ -139,6 +138,26 @@ fn print(event: &ProviderEvent, out: &Output) {
         }
         ProviderEvent::Queued { job_id, position } => {
             out.note(&format!("{job_id} waits behind {position} others"));
+        }
+        ProviderEvent::Held {
+            job_id, price_msat, ..
+        } => {
+            out.note(&format!("{job_id} holds {price_msat} in escrow"));
+        }
+        ProviderEvent::Released { job_id } => out.note(&format!("{job_id} released")),
+        ProviderEvent::Settled { job_id, price_msat } => {
+            out.note(&format!("{job_id} settled {price_msat}"));
+        }
+        ProviderEvent::Unreleased { job_id, price_msat } => {
+            out.note(&format!(
+                "{job_id} NOT RELEASED: delivered, and {price_msat} went back"
+            ));
+        }
+        ProviderEvent::Undone { job_id, reason, .. } => {
+            out.note(&format!("{job_id} failed, its money goes back: {reason}"));
+        }
+        ProviderEvent::Returned { job_id, price_msat } => {
+            out.note(&format!("{job_id} returned {price_msat}"));
         }
         ProviderEvent::Started { job_id, model } => out.note(&format!("{job_id} runs on {model}")),
         ProviderEvent::Delivered { job_id, .. } => out.note(&format!("{job_id} delivered")),

@@ -8,8 +8,9 @@ use nostr::{Event, PublicKey};
 
 use super::{Engine, Live, Phase};
 use crate::ids::JobId;
-use crate::protocol::message::{AgentMessage, JobRequest};
+use crate::protocol::message::{AgentMessage, HtlcLocked, JobRequest, Sealed};
 use crate::protocol::{KIND_TEXT_GENERATION, channel, codec};
+use crate::provider::escrow::NoHold;
 use crate::provider::event::ProviderEvent;
 use crate::provider::job::Address;
 use crate::provider::pricing::{self, Refusal};
@@ -21,26 +22,40 @@ pub(super) const STALE_SECS: u64 = 600;
 /// Requests dated further ahead than this are not served: clocks differ by minutes, not more.
 pub(super) const FUTURE_SECS: u64 = 900;
 
+/// The code of the refusal of a seal that does not open.
+const UNREADABLE: &str = "unreadable";
+
 impl Engine {
     /// Takes an event of the channel. What is not for us is ignored in silence.
     pub(super) fn on_event(&mut self, event: &Event, now: Instant) {
         let us = self.shop.seller.key;
-        if event.pubkey == us || channel::channel_of(event) != Some(self.channel) {
-            return;
-        }
-        let Ok(message) = codec::decode(&event.content) else {
+        let Some(channel) = channel::channel_of(event) else {
             return;
         };
+        if event.pubkey == us || !self.channels.contains(&channel) {
+            return;
+        }
+        let (message, sealed) = match codec::decode(&event.content) {
+            Ok(AgentMessage::Sealed(sealed)) => match self.open(event, &sealed, now) {
+                Some(message) => (message, true),
+                None => return,
+            },
+            Ok(message) => (message, false),
+            Err(_) => return,
+        };
+        if channel != self.channel && !matches!(message, AgentMessage::PreimageRelease(_)) {
+            return;
+        }
         match message {
-            AgentMessage::JobRequest(request) => self.on_request(event, request, now),
+            AgentMessage::JobRequest(request) => self.on_request(event, request, sealed, now),
             AgentMessage::PaymentSent(sent) => {
                 self.on_payment_sent(event.pubkey, &sent.job_id, now)
             }
+            AgentMessage::HtlcLocked(locked) => self.on_locked(event.pubkey, &locked, now),
+            AgentMessage::PreimageRelease(release) => self.on_release(event.pubkey, &release),
             AgentMessage::Cancel(cancel) => self.on_cancel(event.pubkey, &cancel.job_id, now),
-            // Escrow and sealed messages are not among our features, so nobody should send them.
-            AgentMessage::HtlcLocked(_)
-            | AgentMessage::PreimageRelease(_)
-            | AgentMessage::Sealed(_) => {}
+            // A seal holds no seal: opened above.
+            AgentMessage::Sealed(_) => {}
             // What providers say.
             AgentMessage::ServiceAnnouncement(_)
             | AgentMessage::Invoice(_)
@@ -51,7 +66,41 @@ impl Engine {
         }
     }
 
-    fn on_request(&mut self, event: &Event, request: JobRequest, now: Instant) {
+    /// The message in a seal that is addressed to us. A request that can't be read is told so: its author
+    /// waits for an answer.
+    fn open(&mut self, event: &Event, sealed: &Sealed, now: Instant) -> Option<AgentMessage> {
+        let us = self.shop.seller.key;
+        if !event.tags.public_keys().any(|addressee| *addressee == us) {
+            return None;
+        }
+        let opened = self
+            .shop
+            .workshop
+            .voice
+            .sealer
+            .open(&event.pubkey, sealed)
+            .ok();
+        let at = UnixSecs::new(event.created_at.as_secs());
+        let begins = channel::answered(event).is_none();
+        let here = channel::channel_of(event) == Some(self.channel);
+        if opened.is_none() && here && begins && self.is_timely(at) && self.seen.is_new(event.id) {
+            let address = self.address(event, false);
+            let refusal = Refusal::new(UNREADABLE, "this sealed message can't be opened");
+            self.refuse(address, refusal, now);
+        }
+        opened
+    }
+
+    fn address(&self, event: &Event, sealed: bool) -> Address {
+        Address {
+            channel: self.channel,
+            request: event.id,
+            customer: event.pubkey,
+            sealed,
+        }
+    }
+
+    fn on_request(&mut self, event: &Event, request: JobRequest, sealed: bool, now: Instant) {
         let us = self.shop.seller.key.to_hex();
         let asked_by_name = match &request.target_provider {
             Some(target) if !target.eq_ignore_ascii_case(&us) => return,
@@ -64,20 +113,17 @@ impl Engine {
         if !self.is_timely(at) || !self.seen.is_new(event.id) {
             return;
         }
-        let address = Address {
-            channel: self.channel,
-            request: event.id,
-            customer: event.pubkey,
-        };
+        let address = self.address(event, sealed);
         if self.by_job_id.contains_key(&address.job_id()) {
             // Any answer would bear the other job's name: say nothing.
             tracing::warn!(job_id = %address.job_id(), "two requests with one job id");
             return;
         }
         // Priced first: what we would not take anyway takes nobody's place.
-        let quote = match pricing::quote(&request, &self.terms)
-            .and_then(|quote| self.admit(address, now).map(|()| quote))
-        {
+        let quote = match pricing::quote(&request, &self.terms).and_then(|quote| {
+            self.admit(address, quote.escrow.is_some(), now)
+                .map(|()| quote)
+        }) {
             Ok(quote) => quote,
             Err(refusal) => return self.refuse(address, refusal, now),
         };
@@ -105,7 +151,7 @@ impl Engine {
     }
 
     /// Finds a place for one more quote.
-    fn admit(&mut self, address: Address, now: Instant) -> Result<(), Refusal> {
+    fn admit(&mut self, address: Address, escrow: bool, now: Instant) -> Result<(), Refusal> {
         let busy = |why: &str| Err(Refusal::new("busy", why));
         if self.leaving {
             return busy("this provider is about to stop");
@@ -117,6 +163,15 @@ impl Engine {
         let unpaid = unpaid_of_this_customer.count();
         if unpaid >= self.max_quotes_per_customer {
             return busy("too many of your quotes are unpaid");
+        }
+        let of_this_customer = self.live.values();
+        let of_this_customer =
+            of_this_customer.filter(|live| live.address.customer == address.customer);
+        if of_this_customer.count() >= self.max_live.div_ceil(2) {
+            return busy("too many of your jobs are under way");
+        }
+        if escrow && !self.may_hold() {
+            return busy("too many results await their release: pay first");
         }
         let is_full = self.live.len() >= self.max_live;
         if is_full && (unpaid > 0 || !self.make_room(now)) {
@@ -186,6 +241,30 @@ impl Engine {
         }
     }
 
+    /// A customer says that it locked the money of a job in escrow: a reason to look, and nothing more.
+    /// Whatever else it says, how much and for how long, the wallet knows better.
+    fn on_locked(&mut self, author: PublicKey, locked: &HtlcLocked, now: Instant) {
+        let quoted = self
+            .by_job_id
+            .get(&locked.job_id)
+            .and_then(|request| self.live.get(request));
+        let Some(Live {
+            address,
+            phase: Phase::Quoted { job, .. },
+        }) = quoted
+        else {
+            // Late ones are asked about by themselves, and after a `PaymentSent`.
+            return;
+        };
+        if let Some(hash) = job.payment_hash
+            && job.escrow
+            && address.customer == author
+            && locked.payment_hash.parse() == Ok(hash)
+        {
+            self.lookups.hint(hash, now);
+        }
+    }
+
     /// The customer no longer wants a job that it has not paid.
     fn on_cancel(&mut self, author: PublicKey, job_id: &JobId, now: Instant) {
         let Some(request) = self.by_job_id.get(job_id).copied() else {
@@ -196,6 +275,8 @@ impl Engine {
         // must not fill the store.
         if self.live.get(&request).is_some_and(is_theirs) && self.credit.take(author, now) {
             self.cancel(request);
+            // What is only held costs nobody anything yet.
+            self.give_up_waiting(request, NoHold::unwanted());
         }
     }
 }

@@ -1,18 +1,22 @@
 //! A job on its way: quoted, paid, done, told. Each step answers what a task found out.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nostr::EventId;
+use nostr::{EventId, PublicKey};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use super::{Engine, Phase};
+use super::{Engine, Phase, Running};
 use crate::ids::{JobId, PaymentHash};
 use crate::provider::event::ProviderEvent;
 use crate::provider::job::{Job, JobStep};
+use crate::provider::pricing::Refusal;
 use crate::provider::shop::Shop;
 use crate::provider::store::{Finish, LateQuote, StoreError, Unsent};
 use crate::relay::RelayError;
+use crate::units::UnixSecs;
 use crate::wallet::{Incoming, WalletError};
 
 /// How long after its end a quote is still looked up.
@@ -55,8 +59,12 @@ impl Engine {
         if !self.lookups.answered(hash, now.into_std()) {
             return;
         }
+        if self.holds.contains_key(&request) {
+            return self.on_hold_looked_up(request, found);
+        }
         match found {
             Ok(Incoming::Settled) => self.on_settled(request),
+            Ok(Incoming::Held { deadline }) => self.on_held(request, *deadline),
             Ok(answer) => {
                 let Some(late) = self.late.get(&request) else {
                     return;
@@ -77,7 +85,7 @@ impl Engine {
     pub(super) fn on_settled(&mut self, request: EventId) {
         if let Some(late) = self.late.get(&request) {
             self.lookups.forget(&late.payment_hash);
-            let task = Arc::clone(&self.shop).load(request);
+            let task = Arc::clone(&self.shop).load(request, None);
             self.spawn(Some(request), task);
             return;
         }
@@ -85,20 +93,25 @@ impl Engine {
             return;
         };
         match std::mem::replace(&mut live.phase, Phase::Working) {
-            Phase::Quoted { job, .. } => {
-                if let Some(hash) = &job.payment_hash {
-                    self.lookups.forget(hash);
-                }
-                self.on_paid(job);
-            }
+            Phase::Quoted { job, .. } => self.on_funded(job),
             other => live.phase = other,
         }
     }
 
-    pub(super) fn on_loaded(&mut self, request: EventId, job: Result<Box<Job>, StoreError>) {
+    pub(super) fn on_loaded(
+        &mut self,
+        request: EventId,
+        held_until: Option<UnixSecs>,
+        job: Result<Box<Job>, StoreError>,
+    ) {
         let late = self.forget_late(request);
         match (job, late) {
-            (Ok(job), _) => self.on_paid(job),
+            (Ok(mut job), _) if job.escrow || held_until.is_none() => {
+                job.held_until = held_until;
+                self.on_funded(job);
+            }
+            // Held, and nobody asked for that.
+            (Ok(_), _) => {}
             (Err(error), Some(late)) => {
                 tracing::error!(%request, %error, "a paid job can't be read");
                 self.watch_late(late);
@@ -107,27 +120,85 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_paid(&mut self, job: Box<Job>) {
+    /// A job is paid, or its money is held.
+    pub(super) fn on_funded(&mut self, job: Box<Job>) {
         let address = job.address;
-        self.report(ProviderEvent::Paid {
-            job_id: address.job_id(),
-            price_msat: job.price,
-            payment_hash: job.payment_hash,
-        });
-        self.hold(address, Phase::Waiting(job));
-        let before = self.waiting.len();
-        self.waiting.push_back(address.request);
-        if before == 0 && self.running.len() < self.max_jobs {
+        let (job_id, price_msat) = (address.job_id(), job.price);
+        let job = match (job.held_until, job.payment_hash) {
+            (Some(held_until), Some(payment_hash)) => {
+                self.report(ProviderEvent::Held {
+                    job_id,
+                    price_msat,
+                    payment_hash,
+                    held_until,
+                });
+                self.accept_hold(job, held_until)
+            }
+            (_, payment_hash) => {
+                if let Some(hash) = &payment_hash {
+                    self.lookups.forget(hash);
+                }
+                self.report(ProviderEvent::Paid {
+                    job_id,
+                    price_msat,
+                    payment_hash,
+                });
+                Some(job)
+            }
+        };
+        if let Some(job) = job {
+            self.queue_up(job);
+        }
+    }
+
+    fn queue_up(&mut self, mut job: Box<Job>) {
+        let (address, held_until) = (job.address, job.held_until);
+        let starts = self.waiting.is_empty() && self.running.len() < self.max_jobs;
+        job.waited = !starts;
+        self.occupy(address, Phase::Waiting(job));
+        self.waiting.push(address.request, address.customer);
+        if starts {
             // The loop starts it before it does anything else.
             return;
         }
-        let position = u32::try_from(before).unwrap_or(u32::MAX);
+        let running = self.running_by_customer();
+        let position = self.waiting.tell(address.request, &running);
+        let position = position.unwrap_or(u32::MAX);
         self.report(ProviderEvent::Queued {
             job_id: address.job_id(),
             position,
         });
-        let task = Arc::clone(&self.shop).accept(address, position);
+        let task = Arc::clone(&self.shop).accept(address, held_until, position);
         self.spawn(None, task);
+    }
+
+    /// Tells those who have come much nearer to their turn.
+    pub(super) fn tell_positions(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let running = self.running_by_customer();
+        for (request, position) in self.waiting.news(&running) {
+            let Some(live) = self.live.get(&request) else {
+                continue;
+            };
+            let address = live.address;
+            self.report(ProviderEvent::Queued {
+                job_id: address.job_id(),
+                position,
+            });
+            let task = Arc::clone(&self.shop).tell_position(address, position);
+            self.spawn(None, task);
+        }
+    }
+
+    /// How many jobs of each customer run.
+    pub(super) fn running_by_customer(&self) -> HashMap<PublicKey, usize> {
+        let mut running = HashMap::new();
+        for job in self.running.values() {
+            *running.entry(job.customer).or_default() += 1;
+        }
+        running
     }
 
     pub(super) fn start_work(&mut self, request: EventId) {
@@ -141,27 +212,48 @@ impl Engine {
                 return;
             }
         };
-        self.running.insert(request);
+        let lost = CancellationToken::new();
+        let running = Running {
+            customer: job.address.customer,
+            lost: lost.clone(),
+        };
+        self.running.insert(request, running);
         self.report(ProviderEvent::Started {
             job_id: job.address.job_id(),
             model: job.model.clone(),
         });
-        let task = Arc::clone(&self.shop).work(job);
+        let doubtful = job.held_until.is_some() && (job.resumed || job.waited);
+        let task = Arc::clone(&self.shop).work(job, doubtful, lost);
         self.spawn(Some(request), task);
     }
 
     pub(super) fn on_worked(&mut self, job: &Job, finish: Finish) {
         let address = job.address;
+        let (job_id, price_msat) = (address.job_id(), job.price);
         self.drop_job(address.request);
         let is_result = finish.error.is_none();
-        if let Some(reason) = finish.error {
-            tracing::error!(job_id = %address.job_id(), customer = %address.customer,
-                price = %job.price, %reason, "a paid job failed: its money is owed");
-            self.report(ProviderEvent::Failed {
-                job_id: address.job_id(),
-                price_msat: job.price,
-                reason,
-            });
+        match (finish.error, job.held_until) {
+            (None, None) => {}
+            (None, Some(_)) => self.on_hold_earned(address.request),
+            (Some(reason), None) => {
+                tracing::error!(%job_id, customer = %address.customer, price = %job.price, %reason,
+                    "a paid job failed: its money is owed");
+                self.report(ProviderEvent::Failed {
+                    job_id,
+                    price_msat,
+                    reason,
+                });
+            }
+            (Some(reason), Some(_)) => {
+                tracing::warn!(%job_id, customer = %address.customer, price = %job.price, %reason,
+                    "a job in escrow has no result: the money goes back");
+                self.report(ProviderEvent::Undone {
+                    job_id,
+                    price_msat,
+                    reason,
+                });
+                self.give_back(address.request);
+            }
         }
         self.tell(Unsent {
             address,
@@ -226,10 +318,24 @@ impl Engine {
             if let Some(hash) = &hash {
                 self.lookups.forget(hash);
             }
+            self.say_withdrawn(request);
             self.drop_job(request);
             self.close(request, &[JobStep::Withdrawn]);
         }
         self.report(ProviderEvent::Cancelled { job_id });
+    }
+
+    /// Money may have been locked to a quote that we take back because we leave: whose it is should know
+    /// that it comes back.
+    fn say_withdrawn(&mut self, request: EventId) {
+        let Some(live) = self.live.get(&request).filter(|_| self.leaving) else {
+            return;
+        };
+        if matches!(&live.phase, Phase::Quoted { job, .. } if job.escrow) {
+            let refusal = Refusal::new("busy", "this provider stops: nothing is held any more");
+            let task = Arc::clone(&self.shop).refuse(live.address, refusal);
+            self.spawn(None, task);
+        }
     }
 
     /// The payment hash of a live quote; `None` if there is no such quote.
@@ -305,7 +411,9 @@ impl Engine {
     pub(super) fn drop_job(&mut self, request: EventId) {
         self.live.remove(&request);
         self.running.remove(&request);
-        self.by_job_id.remove(&JobId::of_request(&request));
+        if !self.holds.contains_key(&request) {
+            self.by_job_id.remove(&JobId::of_request(&request));
+        }
     }
 
     pub(super) fn close(&mut self, request: EventId, why: &'static [JobStep]) {

@@ -1,6 +1,6 @@
 //! How a provider starts: what was left, the channel, the subscription.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use nostr::EventId;
@@ -20,12 +20,14 @@ use crate::provider::event::{ProviderEvent, Reporter};
 use crate::provider::job::Address;
 use crate::provider::lookups::LookUps;
 use crate::provider::pricing::Terms;
+use crate::provider::queue::Queue;
 use crate::provider::shop::Shop;
 use crate::provider::store::{Seller, Unfinished};
 use crate::provider::voice::Voice;
 use crate::provider::work::Workshop;
 use crate::provider::{Parts, ProviderConfig};
 use crate::relay::Subscription;
+use crate::relay::seal::Sealer;
 use crate::units::UnixSecs;
 
 /// Stored requests from this long before the start, or before the last request on record, are served.
@@ -57,13 +59,23 @@ impl Engine {
         let listed_at = store.listed_at(seller.key).await?;
         let relay_hint = config.relays.first().map(ToString::to_string);
         let voice = Voice {
+            sealer: Sealer::new(parts.identity.clone()),
             identity: parts.identity,
             clock: parts.clock,
             relay: parts.relays,
             relay_hint: relay_hint.unwrap_or_default(),
         };
         let joined = announce::join(&config, &store, &voice).await?;
-        let said = said_in(joined.channel, now);
+        let mut channels: Vec<EventId> = left
+            .holds
+            .iter()
+            .map(|hold| hold.address.channel)
+            .chain(left.paid.iter().map(|job| job.address.channel))
+            .chain([joined.channel])
+            .collect();
+        channels.sort_unstable();
+        channels.dedup();
+        let said = said_in(channels.clone(), now);
         let subscription = voice.relay.subscribe(said, START).await;
         let subscription = subscription
             .map_err(|error| Error::new(Code::Network, format!("can't subscribe: {error}")))?;
@@ -76,6 +88,7 @@ impl Engine {
         let workshop = Workshop {
             voice,
             backend: parts.backend,
+            store: store.clone(),
             reporter,
         };
         let shop = Shop {
@@ -90,7 +103,7 @@ impl Engine {
             config,
             models,
             shop,
-            joined.channel,
+            (joined.channel, channels),
             subscription,
             listed_at,
         );
@@ -103,7 +116,7 @@ impl Engine {
         config: ProviderConfig,
         models: Vec<String>,
         shop: Shop,
-        channel: EventId,
+        (channel, channels): (EventId, Vec<EventId>),
         subscription: Subscription,
         listed_at: UnixSecs,
     ) -> Self {
@@ -114,11 +127,17 @@ impl Engine {
             models,
             max_tokens: config.max_tokens,
             stream: config.stream,
+            escrow: config.escrow
+                && shop
+                    .wallet
+                    .as_ref()
+                    .is_some_and(|wallet| wallet.capabilities().hold_invoices),
         };
         let content = listing(&config, &terms, channel);
         Self {
             terms,
             channel,
+            channels,
             max_live: config.max_jobs.saturating_add(config.max_queue),
             max_quotes_per_customer: config.max_quotes_per_customer,
             max_jobs: config.max_jobs,
@@ -128,8 +147,9 @@ impl Engine {
             late: HashMap::new(),
             by_job_id: HashMap::new(),
             lookups: LookUps::default(),
-            waiting: VecDeque::new(),
-            running: HashSet::new(),
+            waiting: Queue::default(),
+            running: HashMap::new(),
+            holds: HashMap::new(),
             leftovers: VecDeque::new(),
             telling: 0,
             seen: Seen::default(),
@@ -137,6 +157,7 @@ impl Engine {
             caught_up: false,
             serve_stored_since: shop.now().minus(OVERLAP_SECS),
             leaving: false,
+            left_at: None,
             tasks: JoinSet::new(),
             task_jobs: HashMap::new(),
             subscription: Some(subscription),
@@ -170,7 +191,7 @@ impl Engine {
             // the rest.
             let task = Arc::clone(&self.shop).send_invoice(address, Shop::invoice_of(&job));
             self.spawn(Some(address.request), task);
-            self.hold(
+            self.occupy(
                 address,
                 Phase::Quoted {
                     job,
@@ -182,13 +203,15 @@ impl Engine {
             self.watch_late(quote);
         }
         for job in left.paid {
-            self.waiting.push_back(job.address.request);
-            self.hold(job.address, Phase::Waiting(Box::new(job)));
+            self.keep_hold(&job, now);
+            self.waiting.push(job.address.request, job.address.customer);
+            self.occupy(job.address, Phase::Waiting(Box::new(job)));
         }
+        self.resume_holds(left.holds);
         self.leftovers.extend(left.unsent);
     }
 
-    pub(super) fn hold(&mut self, address: Address, phase: Phase) {
+    pub(super) fn occupy(&mut self, address: Address, phase: Phase) {
         self.by_job_id.insert(address.job_id(), address.request);
         self.live.insert(address.request, Live { address, phase });
     }
@@ -231,11 +254,14 @@ fn listing(config: &ProviderConfig, terms: &Terms, channel: EventId) -> ListingC
         price: terms.price,
         models: terms.models.clone(),
         network: config.network,
-        features: terms
-            .stream
-            .then_some(Feature::Stream)
-            .into_iter()
-            .collect(),
+        features: [
+            Some(Feature::Nip44),
+            terms.stream.then_some(Feature::Stream),
+            terms.escrow.then_some(Feature::HoldInvoice),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
         expires_at: None,
     }
 }

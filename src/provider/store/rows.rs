@@ -3,7 +3,7 @@
 use nostr::{Event, EventId, JsonUtil, PublicKey};
 use rusqlite::{Connection, Row, params};
 
-use super::{JobSummary, LateQuote, Seller, StoreError, Unfinished, Unsent};
+use super::{JobSummary, LateQuote, OpenHold, Seller, StoreError, Unfinished, Unsent};
 use crate::ids::JobId;
 use crate::provider::job::{Address, Job, JobState, JobStep};
 use crate::units::{Msat, UnixSecs};
@@ -12,7 +12,8 @@ use crate::units::{Msat, UnixSecs};
 const MOST_RESUMED: usize = 10_000;
 
 pub(super) const SELECT_JOB: &str = "SELECT request_id, customer, channel, prompt, model, max_tokens, stream, \
-    deployed, price_msat, bolt11, payment_hash, requested_at, expires_at, attempts FROM jobs";
+    deployed, price_msat, bolt11, payment_hash, requested_at, expires_at, attempts, sealed, escrow, \
+    held_until FROM jobs";
 
 pub(super) fn read_unfinished(
     db: &Connection,
@@ -42,14 +43,23 @@ pub(super) fn read_unfinished(
          ORDER BY expires_at DESC LIMIT ?4"
     );
     let late = all(&mut db.prepare(&sql)?, whose, late_from)?;
-    // What is paid is owed, and what was signed can be sent, whatever wallet is in use now.
+    // What is paid is owed, and what was signed can be sent, whatever wallet is in use now. Of what is held
+    // only the wallet that has it can tell.
     let sql = format!(
-        "{SELECT_JOB} WHERE provider = ?1 AND state IN ('paid', 'running')
-         ORDER BY settled_at, rowid LIMIT ?2"
+        "{SELECT_JOB} WHERE provider = ?1 AND state IN ('paid', 'held', 'running')
+         AND (held_until IS NULL OR (wallet IS ?2 AND network = ?3))
+         ORDER BY coalesce(held_at, settled_at), rowid LIMIT ?4"
     );
-    let paid = all(&mut db.prepare(&sql)?, params![key, most], job_from)?;
-    let sql = "SELECT request_id, customer, channel, messages, price_msat, state FROM jobs WHERE provider = ?1
-         AND published_at IS NULL AND state IN ('done', 'failed') AND messages IS NOT NULL LIMIT ?2";
+    let paid = all(
+        &mut db.prepare(&sql)?,
+        params![key, wallet, network, most],
+        job_from,
+    )?;
+    let holds = read_holds(db, seller, most)?;
+    let sql = "SELECT request_id, customer, channel, messages, price_msat, state, sealed FROM jobs
+         WHERE provider = ?1 AND published_at IS NULL
+         AND state IN ('done', 'failed', 'returning', 'returned')
+         AND messages IS NOT NULL LIMIT ?2";
     let unsent = all(&mut db.prepare(sql)?, params![key, most], unsent_from)?;
     let sql =
         "SELECT request_id FROM jobs WHERE requested_at >= ?1 ORDER BY requested_at DESC LIMIT ?2";
@@ -64,10 +74,27 @@ pub(super) fn read_unfinished(
         quoted,
         late,
         paid,
+        holds,
         unsent,
         recent,
         last_request: last.map(from_sql).map(UnixSecs::new),
     })
+}
+
+/// Jobs in escrow whose work is over, and whose money is neither ours nor the customer's again.
+fn read_holds(db: &Connection, seller: &Seller, most: i64) -> Result<Vec<OpenHold>, StoreError> {
+    let mut rows = db.prepare(
+        "SELECT request_id, customer, channel, payment_hash, price_msat, held_until, state, preimage,
+         changed_at, sealed FROM jobs WHERE escrow = 1 AND provider = ?1 AND wallet IS ?2 AND network = ?3
+         AND state IN ('done', 'delivered', 'released', 'returning') AND settled_at IS NULL
+         ORDER BY held_at, rowid LIMIT ?4",
+    )?;
+    let (key, network) = (seller.key.to_hex(), seller.network.as_str());
+    all(
+        &mut rows,
+        params![key, seller.wallet, network, most],
+        hold_from,
+    )
 }
 
 pub(super) fn state_of(db: &Connection, request: EventId) -> Result<JobState, StoreError> {
@@ -75,17 +102,27 @@ pub(super) fn state_of(db: &Connection, request: EventId) -> Result<JobState, St
     one(row, [request.to_hex()], |row| state(row, 0))
 }
 
-/// Takes the step to *paid* if it is still to be taken.
-pub(super) fn settle(
+/// Takes the step to *paid*, or to *held* until `held_until`, if it is still to be taken.
+pub(super) fn fund(
     db: &Connection,
     request: EventId,
+    held_until: Option<UnixSecs>,
     state: JobState,
     at: UnixSecs,
 ) -> Result<JobState, StoreError> {
-    match state.after(JobStep::Settled) {
-        Some(_) => take_step(db, request, state, JobStep::Settled, at),
-        None => Ok(state),
+    let step = match held_until {
+        None => JobStep::Settled,
+        Some(_) => JobStep::Locked,
+    };
+    let state = match state.after(step) {
+        Some(_) => take_step(db, request, state, step, at)?,
+        None => state,
+    };
+    if let Some(until) = held_until {
+        db.prepare_cached("UPDATE jobs SET held_until = ?2 WHERE request_id = ?1")?
+            .execute(params![request.to_hex(), to_sql(until.get())])?;
     }
+    Ok(state)
 }
 
 pub(super) fn take_step(
@@ -97,14 +134,20 @@ pub(super) fn take_step(
 ) -> Result<JobState, StoreError> {
     let to = from.after(step).ok_or(StoreError::Illegal(from))?;
     let also = match step {
-        JobStep::Settled => ", settled_at = ?3",
+        JobStep::Settled | JobStep::Claimed => ", settled_at = ?3",
+        JobStep::Locked => ", held_at = ?3",
         JobStep::Started => ", attempts = attempts + 1",
-        // Once delivered the prompt has done its work; of a failed job it is what is owed.
-        JobStep::Published if matches!(to, JobState::Delivered) => {
-            ", published_at = ?3, prompt = NULL"
-        }
-        JobStep::Published => ", published_at = ?3",
-        JobStep::Finished | JobStep::Broken | JobStep::Lapsed | JobStep::Withdrawn => "",
+        // Of a failed job the prompt is what is owed; of all others it has done its work.
+        JobStep::Published if matches!(to, JobState::Failed) => ", published_at = ?3",
+        JobStep::Published => ", published_at = ?3, prompt = NULL",
+        JobStep::Finished
+        | JobStep::Broken
+        | JobStep::Undone
+        | JobStep::Returned
+        | JobStep::Released
+        | JobStep::Vanished
+        | JobStep::Lapsed
+        | JobStep::Withdrawn => "",
     };
     db.prepare_cached(&format!(
         "UPDATE jobs SET state = ?2, changed_at = ?3{also} WHERE request_id = ?1"
@@ -188,6 +231,7 @@ pub(super) fn job_from(row: &Row<'_>) -> Result<Job, StoreError> {
             request: event_id(row, 0)?,
             customer: public_key(row, 1)?,
             channel: event_id(row, 2)?,
+            sealed: row.get(14)?,
         },
         prompt: prompt.ok_or(StoreError::NotFound)?,
         model: row.get(4)?,
@@ -203,6 +247,9 @@ pub(super) fn job_from(row: &Row<'_>) -> Result<Job, StoreError> {
         requested_at: at(row, 11)?,
         expires_at: at(row, 12)?,
         attempts: row.get(13)?,
+        escrow: row.get(15)?,
+        held_until: maybe_at(row, 16)?,
+        waited: false,
         resumed: true,
     })
 }
@@ -216,11 +263,33 @@ pub(super) fn late_from(row: &Row<'_>) -> Result<LateQuote, StoreError> {
     })
 }
 
+fn hold_from(row: &Row<'_>) -> Result<OpenHold, StoreError> {
+    let preimage: Option<String> = row.get(7)?;
+    Ok(OpenHold {
+        address: Address {
+            request: event_id(row, 0)?,
+            customer: public_key(row, 1)?,
+            channel: event_id(row, 2)?,
+            sealed: row.get(9)?,
+        },
+        payment_hash: parsed(row, 3, str::parse)?,
+        price: Msat::new(from_sql(row.get(4)?)),
+        held_until: at(row, 5)?,
+        state: state(row, 6)?,
+        preimage: preimage
+            .map(|preimage| preimage.parse())
+            .transpose()
+            .map_err(nonsense)?,
+        since: at(row, 8)?,
+    })
+}
+
 pub(super) fn unsent_from(row: &Row<'_>) -> Result<Unsent, StoreError> {
     let address = Address {
         request: event_id(row, 0)?,
         customer: public_key(row, 1)?,
         channel: event_id(row, 2)?,
+        sealed: row.get(6)?,
     };
     let messages: String = row.get(3)?;
     let messages = messages.lines().map(Event::from_json);
@@ -243,10 +312,12 @@ pub(super) fn summary_from(row: &Row<'_>) -> Result<JobSummary, StoreError> {
         price_msat: Msat::new(from_sql(row.get(5)?)),
         network: parsed(row, 6, str::parse)?,
         wallet: row.get(7)?,
-        quoted_at: at(row, 8)?,
-        settled_at: maybe_at(row, 9)?,
-        published_at: maybe_at(row, 10)?,
-        tokens: row.get(11)?,
-        error: row.get(12)?,
+        escrow: row.get(8)?,
+        quoted_at: at(row, 9)?,
+        held_at: maybe_at(row, 10)?,
+        settled_at: maybe_at(row, 11)?,
+        published_at: maybe_at(row, 12)?,
+        tokens: row.get(13)?,
+        error: row.get(14)?,
     })
 }

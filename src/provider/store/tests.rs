@@ -25,6 +25,7 @@ fn job(n: u8) -> Job {
             channel: EventId::from_byte_array([0xcc; 32]),
             request: EventId::from_byte_array([n; 32]),
             customer: keys(2),
+            sealed: n % 2 == 1,
         },
         prompt: format!("prompt {n}"),
         model: "echo".into(),
@@ -37,6 +38,9 @@ fn job(n: u8) -> Job {
         requested_at: NOW.minus(1),
         expires_at: NOW.plus(300),
         attempts: 0,
+        escrow: false,
+        held_until: None,
+        waited: false,
         resumed: false,
     }
 }
@@ -127,12 +131,18 @@ async fn a_start_finds_what_is_to_be_done_and_whose_it_is() {
     let settled = &[JobStep::Settled];
     store.step(id(4), settled, NOW.plus(2)).await.expect("paid");
     store.step(id(5), settled, NOW.plus(1)).await.expect("paid");
-    store.start(id(5), NOW.plus(1)).await.expect("started");
     store
-        .finish(id(6), result(), NOW)
+        .start(id(5), None, NOW.plus(1))
+        .await
+        .expect("started");
+    store
+        .finish(id(6), None, result(), NOW)
         .await
         .expect("done at once");
-    store.finish(id(7), result(), NOW).await.expect("done");
+    store
+        .finish(id(7), None, result(), NOW)
+        .await
+        .expect("done");
     store
         .step(id(7), &[JobStep::Published], NOW)
         .await
@@ -198,7 +208,7 @@ async fn steps_that_the_diagram_lacks_change_nothing() {
 async fn texts_are_dropped_and_figures_stay() {
     let (_folder, store) = store();
     let (done, owed) = (quote(&store, 3).await, quote(&store, 4).await);
-    store.finish(done, result(), NOW).await.expect("done");
+    store.finish(done, None, result(), NOW).await.expect("done");
     store
         .step(done, &[JobStep::Published], NOW)
         .await

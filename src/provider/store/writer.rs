@@ -17,9 +17,15 @@ const BATCH: usize = 128;
 /// Tells whoever asked how it went, once the commit has, with the commit's own failure if it had one.
 type Reply = Box<dyn FnOnce(Option<&str>) + Send>;
 
-/// A change, made inside the batch's transaction and a savepoint of its own; not made without a
-/// connection.
-type Change = Box<dyn FnOnce(Option<&Connection>) -> Reply + Send>;
+/// Made inside the batch's transaction and a savepoint of its own; not made without a connection.
+type Make = Box<dyn FnOnce(Option<&Connection>) -> Reply + Send>;
+
+/// A change that waits.
+struct Change {
+    make: Make,
+    /// Whether it must survive the machine, and not only the process.
+    durable: bool,
+}
 
 /// The way to the thread. The thread ends when the last of these is gone and the queue is empty.
 #[derive(Clone, Debug)]
@@ -44,8 +50,26 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
+        self.enqueue(change, true).await
+    }
+
+    /// Makes a change that survives the end of this process, and reaches the disk when the system sees fit
+    /// or a [`write`](Self::write) comes along: without a wait for the disk.
+    pub(super) async fn write_lightly<T, F>(&self, change: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.enqueue(change, false).await
+    }
+
+    async fn enqueue<T, F>(&self, change: F, durable: bool) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
         let (tell, told) = oneshot::channel();
-        let change: Change = Box::new(move |db| {
+        let make: Make = Box::new(move |db| {
             let outcome = db.map(|db| in_savepoint(db, change));
             Box::new(move |failure| {
                 let outcome = match (failure, outcome) {
@@ -60,6 +84,7 @@ impl Writer {
             })
         });
         let gone = || StoreError::Storage("its thread has ended".into());
+        let change = Change { make, durable };
         self.queue.send(change).await.map_err(|_| gone())?;
         told.await.map_err(|_| gone())?
     }
@@ -81,10 +106,15 @@ fn commit_all(db: &Connection, batch: &mut Vec<Change>) {
         }
         failure.is_none()
     };
+    // With a write-ahead log NORMAL leaves out the wait for the disk at each commit, and nothing else.
+    let light = !batch.iter().any(|change| change.durable) && run("PRAGMA synchronous = NORMAL");
     let open = run("BEGIN IMMEDIATE").then_some(db);
-    let replies: Vec<Reply> = batch.drain(..).map(|change| change(open)).collect();
+    let replies: Vec<Reply> = batch.drain(..).map(|change| (change.make)(open)).collect();
     if open.is_some() && !run("COMMIT") {
         run("ROLLBACK");
+    }
+    if light {
+        run("PRAGMA synchronous = FULL");
     }
     for reply in replies {
         reply(failure.as_deref());

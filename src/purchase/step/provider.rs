@@ -168,6 +168,7 @@ fn show(state: &mut State, text: String) -> PurchaseEvent {
         purchase_id: state.terms.id,
         seq,
         text,
+        in_order: state.stream.is_numbered(),
     }
 }
 

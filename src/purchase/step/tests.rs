@@ -64,6 +64,7 @@ fn state(pay_by: PayBy) -> State {
         max_price: None,
         max_fee: None,
         max_hold_secs: 86_400,
+        sealed: false,
         fingerprint: None,
         started_at: UnixSecs::new(NOW),
         deadline: UnixSecs::new(NOW + 120),
