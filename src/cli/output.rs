@@ -327,7 +327,8 @@ fn what_to_do_next(error: &Error) -> Option<String> {
             "`agent-customer recover` asks the wallet again; the money stays set aside until then."
                 .to_owned(),
         ),
-        Code::Undelivered => {
+        // Unless the money is back: then nothing is owed.
+        Code::Undelivered if !(error.paid_msat().is_zero() && error.reserved_msat().is_zero()) => {
             Some("`agent-customer recover` fetches the result if it comes late.".to_owned())
         }
         Code::Interrupted if purchase.is_some() => {

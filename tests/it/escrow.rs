@@ -12,6 +12,7 @@ mod lies;
 #[allow(dead_code)]
 #[path = "hostile/stage.rs"]
 mod stage;
+mod wallets;
 
 use agent_compute::ids::{PaymentHash, Preimage};
 use agent_compute::protocol::Feature;
