@@ -167,6 +167,9 @@ pub struct DemoArgs {
     /// Let the provider stream its answer
     #[arg(long)]
     pub stream: bool,
+    /// Lock the money first, and let it go after delivery
+    #[arg(long)]
+    pub htlc: bool,
 }
 
 /// `recover`

@@ -374,7 +374,10 @@ impl Attempt<'_> {
             }
             tokio::select! {
                 () = self.stop.cancelled() => return Err(stopped().of(record.id)),
-                () = tokio::time::sleep_until(self.deadline) => return Err(unsettled(&record, &state)),
+                () = tokio::time::sleep_until(self.deadline) => return match state.receipt() {
+                    Some(_) => self.tell_again(&record, &state).await.map(Some),
+                    None => Err(unsettled(&record, &state)),
+                },
                 () = tokio::time::sleep(pause) => {}
             }
             pause = (pause * 2).min(WATCH_PAUSE.1);
@@ -595,15 +598,15 @@ fn unsettled(record: &PurchaseRecord, state: &State) -> Error {
             Code::Undelivered,
             "the purchase with this key has its money locked, nothing paid, and no result yet; run `agent-customer recover`",
         ),
-        Phase::Released { .. } => (
-            Code::PaymentUnknown,
-            "the result of the purchase with this key is here, and its payment is not settled yet; run `agent-customer recover`",
-        ),
         Phase::Awaiting { .. } | Phase::Undelivered { .. } => (
             Code::Undelivered,
             "the purchase with this key was paid and has no result yet; run `agent-customer recover`",
         ),
-        Phase::Requested | Phase::Quoted(_) | Phase::Delivered { .. } | Phase::Failed { .. } => (
+        Phase::Requested
+        | Phase::Quoted(_)
+        | Phase::Released { .. }
+        | Phase::Delivered { .. }
+        | Phase::Failed { .. } => (
             Code::Timeout,
             "the purchase with this key is still running in another process; nothing was paid here",
         ),

@@ -1,6 +1,7 @@
 //! Escrow, the buyer's side: the real programs and the library against providers played by the test, which
 //! issue hold invoices on the buyer's hash, see the money held, and then deliver, or do something else.
 
+mod both;
 mod buying;
 #[allow(dead_code)]
 #[path = "hostile/cast.rs"]
@@ -11,6 +12,7 @@ mod lies;
 #[allow(dead_code)]
 #[path = "hostile/stage.rs"]
 mod stage;
+mod wallets;
 
 use agent_compute::ids::{PaymentHash, Preimage};
 use agent_compute::protocol::Feature;

@@ -62,7 +62,7 @@ pub async fn run(home: Option<PathBuf>, args: DemoArgs, out: &Output) -> Result<
         },
     };
     let seller = market.open_for_business(args.stream, out).await?;
-    let bought = market.buy(&prompt, out).await;
+    let bought = market.buy(&prompt, args.htlc, out).await;
     seller.close().await;
     relay.shutdown().await;
     bought
@@ -165,7 +165,7 @@ impl Market {
     }
 
     /// Buys one job, as any customer would.
-    async fn buy(&self, prompt: &str, out: &Output) -> Result<()> {
+    async fn buy(&self, prompt: &str, escrow: bool, out: &Output) -> Result<()> {
         let identity = self.identity(Role::Customer).await?;
         let key = identity.public_key().to_hex();
         let wallet = open_sim(&self.sim, &identity).await?;
@@ -182,7 +182,10 @@ impl Market {
             .wallet(Arc::new(wallet))
             .build()
             .await?;
-        let request = PurchaseRequest::new(prompt);
+        let request = PurchaseRequest {
+            escrow,
+            ..PurchaseRequest::new(prompt)
+        };
         let mut signals = signals::Stop::new()?;
         let show = |event: &PurchaseEvent| {
             if let Some(step) = step(event) {
@@ -215,6 +218,12 @@ fn step(event: &PurchaseEvent) -> Option<String> {
         }
         PurchaseEvent::Paying { payment_hash, .. } => {
             format!("paying     {}", short(&payment_hash.to_string()))
+        }
+        PurchaseEvent::Locked { amount_msat, .. } => {
+            format!("locked     {amount_msat} until the result is here")
+        }
+        PurchaseEvent::Released { .. } => {
+            "released   the preimage: the result is on record".to_owned()
         }
         PurchaseEvent::Paid {
             price_msat,
