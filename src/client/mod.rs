@@ -70,7 +70,8 @@ struct Ready {
     /// What was settled before the first purchase.
     recovered: Vec<Recovered>,
     scope: Scope,
-    /// Whose record of providers is looked at: this client's, unless it only looks.
+    /// Whose record of providers, and what is left of whose limits, is looked at: this client's, unless it
+    /// only looks.
     books: Scope,
     /// The network of offers; `None`: any.
     network: Option<Network>,
@@ -179,18 +180,25 @@ impl ComputeClient {
     pub async fn preview(&self, request: &PurchaseRequest) -> Result<Preview> {
         let ready = self.ready().await?;
         let ends = tokio::time::Instant::now() + request.discovery_time;
-        let survey = buy::survey(ready, request, ends).await?;
+        let request = self.within_tick(request.clone());
+        let survey = buy::survey(ready, &request, ends).await?;
         Ok(Preview {
             providers: survey.seen,
             selected: survey.chosen.map(|chosen| chosen.offer),
         })
     }
 
+    /// A request that names no tick is of this client's.
+    fn within_tick(&self, mut request: PurchaseRequest) -> PurchaseRequest {
+        request.tick = request.tick.or_else(|| self.tick.clone());
+        request
+    }
+
     /// Begins a purchase. It runs whether or not its events are read; dropping it stops it, with the
     /// ledger left recoverable.
     #[must_use]
-    pub fn purchase(&self, mut request: PurchaseRequest) -> Purchase {
-        request.tick = request.tick.or_else(|| self.tick.clone());
+    pub fn purchase(&self, request: PurchaseRequest) -> Purchase {
+        let request = self.within_tick(request);
         let (tell, events) = mpsc::channel(EVENTS_WAITING);
         let stop = CancellationToken::new();
         let client = self.clone();
