@@ -283,15 +283,15 @@ pub(super) async fn survey(
 
 /// What the limits still allow, so that no provider is asked for what can't be paid anyway.
 async fn headroom(ready: &Ready, request: &PurchaseRequest) -> Result<Headroom> {
-    let Ready { engine, scope, .. } = ready;
-    if engine.wallet.is_none() {
+    let Ready { engine, books, .. } = ready;
+    if ready.buys && engine.wallet.is_none() {
         return Ok(Headroom {
             most: Msat::MAX,
             limit: String::new(),
         });
     }
     let tick = request.tick.as_deref();
-    let report = engine.ledger.budget(*scope, tick, engine.limits).await?;
+    let report = engine.ledger.budget(*books, tick, engine.limits).await?;
     let (most, by) = report.headroom();
     let limit = match by {
         RefusedBy::PerJob => "per_job_limit_sats",
@@ -299,7 +299,8 @@ async fn headroom(ready: &Ready, request: &PurchaseRequest) -> Result<Headroom> 
         RefusedBy::Daily => "daily_limit_sats",
         RefusedBy::Floor => "reserve_sats",
     };
-    if most.is_zero() {
+    // Who only looks is told of each provider that nothing is left for it.
+    if most.is_zero() && ready.buys {
         let message = format!(
             "[runway] {limit} allows nothing more; nothing was paid. See `agent-customer budget`"
         );
