@@ -277,7 +277,7 @@ fn an_encrypted_identity_is_said_to_be_so_without_its_password() {
         let ran = run(&mut world.customer("buyer", &["--json", "doctor"])).expect(code);
         of(&checks(&ran), "identity", "identity.enc").clone()
     };
-    let encrypted = found_with(r#"{"v":1,"protection":"aes-256-gcm","data":"00"}"#, 0);
+    let encrypted = found_with(include_str!("../fixtures/identity/encrypted-v1.json"), 0);
     assert!(encrypted["message"].as_str().unwrap().contains("encrypted"));
     let garbage = found_with("garbage", 2);
     assert_eq!(garbage["status"], "problem");
