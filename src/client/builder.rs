@@ -116,7 +116,8 @@ impl Builder {
         self
     }
 
-    /// Who buys. By default the identity in the home, made on first use.
+    /// Who buys. By default the identity in the home, made on first use; if it is encrypted, with the
+    /// password in `AGENT_COMPUTE_PASSWORD` or `AGENT_COMPUTE_PASSWORD_FILE`.
     #[must_use]
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
@@ -152,8 +153,8 @@ impl Builder {
         self
     }
 
-    /// Which purchases a client that [only looks](Self::looks_only) judges providers by. By default those in
-    /// real money on its network.
+    /// Which purchases a client that [only looks](Self::looks_only) judges providers by, and counts against
+    /// the limits. By default those in real money on its network.
     #[must_use]
     pub const fn books(mut self, scope: Scope) -> Self {
         self.books = Some(scope);
@@ -261,7 +262,14 @@ impl Builder {
         } = self.money()?;
         let identity = match &self.identity {
             Some(identity) => identity.clone(),
-            None => keystore::open_or_create(&home.identity_file(Role::Customer))?.0,
+            None => {
+                let file = home.identity_file(Role::Customer);
+                // An encrypted one takes its time.
+                tokio::task::spawn_blocking(move || keystore::open_or_create(&file))
+                    .await
+                    .map_err(|_| Error::new(Code::Internal, "opening the identity panicked"))??
+                    .0
+            }
         };
         let runway = match self.limits {
             Some(limits) => config.runway.lowered_by(limits),

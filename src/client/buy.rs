@@ -283,15 +283,15 @@ pub(super) async fn survey(
 
 /// What the limits still allow, so that no provider is asked for what can't be paid anyway.
 async fn headroom(ready: &Ready, request: &PurchaseRequest) -> Result<Headroom> {
-    let Ready { engine, scope, .. } = ready;
-    if engine.wallet.is_none() {
+    let Ready { engine, books, .. } = ready;
+    if ready.buys && engine.wallet.is_none() {
         return Ok(Headroom {
             most: Msat::MAX,
             limit: String::new(),
         });
     }
     let tick = request.tick.as_deref();
-    let report = engine.ledger.budget(*scope, tick, engine.limits).await?;
+    let report = engine.ledger.budget(*books, tick, engine.limits).await?;
     let (most, by) = report.headroom();
     let limit = match by {
         RefusedBy::PerJob => "per_job_limit_sats",
@@ -299,7 +299,8 @@ async fn headroom(ready: &Ready, request: &PurchaseRequest) -> Result<Headroom> 
         RefusedBy::Daily => "daily_limit_sats",
         RefusedBy::Floor => "reserve_sats",
     };
-    if most.is_zero() {
+    // Who only looks is told of each provider that nothing is left for it.
+    if most.is_zero() && ready.buys {
         let message = format!(
             "[runway] {limit} allows nothing more; nothing was paid. See `agent-customer budget`"
         );
@@ -374,7 +375,10 @@ impl Attempt<'_> {
             }
             tokio::select! {
                 () = self.stop.cancelled() => return Err(stopped().of(record.id)),
-                () = tokio::time::sleep_until(self.deadline) => return Err(unsettled(&record, &state)),
+                () = tokio::time::sleep_until(self.deadline) => return match state.receipt() {
+                    Some(_) => self.tell_again(&record, &state).await.map(Some),
+                    None => Err(unsettled(&record, &state)),
+                },
                 () = tokio::time::sleep(pause) => {}
             }
             pause = (pause * 2).min(WATCH_PAUSE.1);
@@ -595,15 +599,15 @@ fn unsettled(record: &PurchaseRecord, state: &State) -> Error {
             Code::Undelivered,
             "the purchase with this key has its money locked, nothing paid, and no result yet; run `agent-customer recover`",
         ),
-        Phase::Released { .. } => (
-            Code::PaymentUnknown,
-            "the result of the purchase with this key is here, and its payment is not settled yet; run `agent-customer recover`",
-        ),
         Phase::Awaiting { .. } | Phase::Undelivered { .. } => (
             Code::Undelivered,
             "the purchase with this key was paid and has no result yet; run `agent-customer recover`",
         ),
-        Phase::Requested | Phase::Quoted(_) | Phase::Delivered { .. } | Phase::Failed { .. } => (
+        Phase::Requested
+        | Phase::Quoted(_)
+        | Phase::Released { .. }
+        | Phase::Delivered { .. }
+        | Phase::Failed { .. } => (
             Code::Timeout,
             "the purchase with this key is still running in another process; nothing was paid here",
         ),

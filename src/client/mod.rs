@@ -100,7 +100,8 @@ struct Ready {
     /// What was settled before the first purchase.
     recovered: Vec<Recovered>,
     scope: Scope,
-    /// Whose record of providers is looked at: this client's, unless it only looks.
+    /// Whose record of providers, and what is left of whose limits, is looked at: this client's, unless it
+    /// only looks.
     books: Scope,
     /// The network of offers; `None`: any.
     network: Option<Network>,
@@ -226,6 +227,7 @@ impl ComputeClient {
     ///
     /// # Panics
     /// Outside a Tokio runtime, which it runs on.
+    #[must_use]
     pub fn purchase(&self, request: PurchaseRequest) -> Purchase {
         let request = self.in_tick(request);
         let (tell, events) = mpsc::channel(EVENTS_WAITING);

@@ -355,7 +355,7 @@ async fn apply(
             // Recovery never sets money aside: none of what it feeds the machine asks for it.
             super::state::Booking::Reserve { .. } => None,
         })
-        .chain(observation(&before, state, None).map(Entry::Observe))
+        .chain(observation(&before, state, false, None).map(Entry::Observe))
         .collect();
     Ok(engine
         .ledger
@@ -425,17 +425,14 @@ async fn report(
     // A state that can't be read is trouble of this purchase, not of the others: the money is known.
     let paid = record.reservation.as_ref().and_then(|money| money.spent);
     let reserved = record.reserved();
-    let text = match read(&record).map(|state| state.phase) {
-        Ok(Phase::Delivered { text, .. }) => Some(text),
-        _ => None,
-    };
+    let receipt = read(&record).ok().and_then(|state| state.receipt());
     Ok(Recovered {
         purchase_id: id,
         was,
         state: record.state.label,
         paid_msat: paid.unwrap_or(Msat::ZERO),
         reserved_msat: reserved,
-        text,
+        text: receipt.map(|receipt| receipt.text),
         trouble,
     })
 }
