@@ -188,7 +188,8 @@ mod their_agent {
     async fn is_told_of_a_failure_in_the_words_it_knows() {
         let world = World::new();
         let relay = nostr::RelayUrl::parse(&world.relay).unwrap();
-        let relays = RelayPoolSession::connect(&[relay.clone()], PoolOptions::default());
+        let relays =
+            RelayPoolSession::connect(std::slice::from_ref(&relay), PoolOptions::default());
         let parts = Parts {
             identity: Identity::from_keys(nostr::Keys::generate()),
             relays: relays.unwrap(),
