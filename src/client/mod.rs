@@ -227,7 +227,6 @@ impl ComputeClient {
     ///
     /// # Panics
     /// Outside a Tokio runtime, which it runs on.
-    #[must_use]
     pub fn purchase(&self, request: PurchaseRequest) -> Purchase {
         let request = self.in_tick(request);
         let (tell, events) = mpsc::channel(EVENTS_WAITING);

@@ -1,6 +1,6 @@
 //! A backend on any OpenAI-compatible server: Ollama, llama.cpp, vLLM, OpenAI itself.
 //!
-//! The requests are those of `async-openai`; below it stands our own [transport](http), which bounds what
+//! The requests are those of `async-openai`; below it stands our own transport (`http`), which bounds what
 //! a server may send, and beside it our own reading of the answers, which servers write in dialects.
 //!
 //! # What a job may cost
