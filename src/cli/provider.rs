@@ -179,7 +179,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(stop) => return stop.exit(),
     };
-    let out = Output::of_process(cli.global.json);
+    let out = Output::of_process(cli.global.json).of_program("agent-provider");
     program::run(&out, program::Threads::Few, || run(cli, &out))
 }
 
@@ -205,7 +205,7 @@ async fn run(cli: Provider, out: &Output) -> Result<()> {
             commands::doctor::run(Role::Provider, &global, &args, environment, out).await
         }
         Some(Command::Wallet(args)) => commands::wallet::run(settings()?, args, out).await,
-        Some(Command::Identity(args)) => commands::identity::run(settings()?, args, out),
+        Some(Command::Identity(args)) => commands::identity::run(settings()?, args, out).await,
         Some(Command::Completions(args)) => commands::completions::run(self::command(), &args, out),
         Some(Command::Man) => commands::man::run(self::command(), out),
     }

@@ -387,8 +387,8 @@ impl<'a> Run<'a> {
             }
             Effect::Prepare => self.prepare(),
             Effect::Pay => self.pay(),
-            Effect::LookUp => self.look_up_from(config::LOOK_UP_FIRST),
-            Effect::WatchOrder => self.look_up_from(config::ORDER_PATIENCE),
+            Effect::LookUp => self.look_up_soon(),
+            Effect::WatchOrder => self.watch_order(),
             Effect::WaitForWallet(patience) => {
                 let until = Instant::now() + patience;
                 self.doubt_until = Some(until);

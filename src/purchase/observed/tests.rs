@@ -176,6 +176,7 @@ fn escrow_is_judged_by_the_result_and_only_once_the_money_was_on_its_way() {
     let withheld = |word| Phase::Withheld {
         lock: lock(word),
         reason: String::new(),
+        spoiled: false,
     };
     assert_eq!(
         outcome(&locked, withheld(Word::InFlight)),
