@@ -263,7 +263,7 @@ async fn run(cli: Customer, out: &Output) -> Result<()> {
             commands::recover::run(settings()?, resolution, out).await
         }
         Some(Command::Wallet(args)) => commands::wallet::run(settings()?, args, out).await,
-        Some(Command::Identity(args)) => commands::identity::run(settings()?, args, out),
+        Some(Command::Identity(args)) => commands::identity::run(settings()?, args, out).await,
         Some(Command::Doctor(args)) => {
             let asked = commands::doctor::Asked::Buyer(&args);
             commands::doctor::run(asked, &global, environment, out).await

@@ -221,7 +221,7 @@ async fn run(cli: Provider, out: &Output) -> Result<()> {
             commands::doctor::run(asked, &global, environment, out).await
         }
         Some(Command::Wallet(args)) => commands::wallet::run(settings()?, args, out).await,
-        Some(Command::Identity(args)) => commands::identity::run(settings()?, args, out),
+        Some(Command::Identity(args)) => commands::identity::run(settings()?, args, out).await,
         Some(Command::Completions(args)) => commands::completions::run(self::command(), &args, out),
         Some(Command::Man) => commands::man::run(self::command(), out),
     }

@@ -42,7 +42,7 @@ pub async fn open_client(
 /// # Errors
 /// If the identity or the wallet can't be opened.
 pub async fn client_builder(settings: &Settings, out: &Output) -> Result<Builder> {
-    let (identity, _) = settings.open_identity(|note| out.note(note))?;
+    let (identity, _) = settings.open_identity(|note| out.note(note)).await?;
     let builder = match open_wallet(settings, &identity).await? {
         Some(wallet) => ComputeClient::builder().wallet(wallet),
         None => ComputeClient::builder().no_wallet(),
@@ -59,15 +59,15 @@ pub async fn client_builder(settings: &Settings, out: &Output) -> Result<Builder
 /// # Errors
 /// If the ledger can't be opened.
 pub async fn open_looker(settings: &Settings, out: &Output) -> Result<ComputeClient> {
-    looker_builder(settings, out)?.build().await
+    looker_builder(settings, out).await?.build().await
 }
 
 /// The same in the making.
 ///
 /// # Errors
 /// If the identity can't be opened.
-pub fn looker_builder(settings: &Settings, out: &Output) -> Result<Builder> {
-    let (identity, _) = settings.open_identity(|note| out.note(note))?;
+pub async fn looker_builder(settings: &Settings, out: &Output) -> Result<Builder> {
+    let (identity, _) = settings.open_identity(|note| out.note(note)).await?;
     let builder = ComputeClient::builder()
         .looks_only()
         .home(settings.home.clone())
@@ -187,17 +187,18 @@ pub fn waiting_for(event: &PurchaseEvent) -> Option<String> {
 pub fn summary(receipt: &Receipt, wallet: &WalletChoice) -> String {
     let what = match wallet {
         WalletChoice::Without => "nothing was paid (--no-wallet)".to_owned(),
-        _ if !receipt.reserved_msat.is_zero() => format!(
-            "{} stay locked until the provider claims them (`agent-customer recover`), for a result",
-            receipt.reserved_msat
-        ),
         WalletChoice::Sim(_) => format!("paid {} of play money", receipt.paid_msat),
         WalletChoice::Unset | WalletChoice::Missing(_) => format!("paid {}", receipt.paid_msat),
     };
     let seconds = receipt.elapsed_ms / 1000;
     let tenths = receipt.elapsed_ms % 1000 / 100;
+    let claimed = if receipt.reserved_msat.is_zero() {
+        ""
+    } else {
+        ". The provider has yet to claim what was locked for it: `agent-customer recover` sees to that"
+    };
     format!(
-        "{what} to {} in {seconds}.{tenths} s; purchase {}",
+        "{what} to {} in {seconds}.{tenths} s; purchase {}{claimed}",
         short(&receipt.provider),
         receipt.purchase_id
     )

@@ -35,7 +35,7 @@ pub const SETTLE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a purchase without a result waits for its wallet to say that the provider has given the locked
 /// money back.
-pub const RETURN_PATIENCE: Duration = Duration::from_secs(3);
+pub const RETURN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The first pause before the preimage is said again to a provider that has not claimed.
 pub const RELEASE_AGAIN_FIRST: Duration = Duration::from_secs(1);

@@ -25,6 +25,7 @@ use crate::wallet::Wallet;
 
 /// What recovery found out about one purchase.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Recovered {
     /// The purchase.
     pub purchase_id: PurchaseId,
@@ -44,6 +45,7 @@ pub struct Recovered {
 
 /// What keeps a purchase from being settled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Trouble {
     /// The stable word.
     pub code: Code,
@@ -353,7 +355,7 @@ async fn apply(
             // Recovery never sets money aside: none of what it feeds the machine asks for it.
             super::state::Booking::Reserve { .. } => None,
         })
-        .chain(observation(&before, state, None).map(Entry::Observe))
+        .chain(observation(&before, state, false, None).map(Entry::Observe))
         .collect();
     Ok(engine
         .ledger
@@ -423,17 +425,14 @@ async fn report(
     // A state that can't be read is trouble of this purchase, not of the others: the money is known.
     let paid = record.reservation.as_ref().and_then(|money| money.spent);
     let reserved = record.reserved();
-    let text = match read(&record).map(|state| state.phase) {
-        Ok(Phase::Delivered { text, .. }) => Some(text),
-        _ => None,
-    };
+    let receipt = read(&record).ok().and_then(|state| state.receipt());
     Ok(Recovered {
         purchase_id: id,
         was,
         state: record.state.label,
         paid_msat: paid.unwrap_or(Msat::ZERO),
         reserved_msat: reserved,
-        text,
+        text: receipt.map(|receipt| receipt.text),
         trouble,
     })
 }

@@ -231,6 +231,9 @@ pub enum Phase {
         lock: Lock,
         /// Why there is no result.
         reason: String,
+        /// Whether the provider took back its own signed word on the text: then no other word of it is taken.
+        #[serde(default)]
+        spoiled: bool,
     },
     /// Over: the result is here, and what it cost is certain.
     Delivered {
@@ -446,6 +449,21 @@ impl Phase {
     #[must_use]
     pub const fn is_undecided(&self) -> bool {
         matches!(self, Self::Paying(_) | Self::Unknown { .. }) || self.lock().is_some()
+    }
+
+    /// Whether a result may still be taken: once the provider could know that it is paid or that the money
+    /// is locked, until it is delivered.
+    #[must_use]
+    pub const fn takes_results(&self) -> bool {
+        matches!(
+            self,
+            Self::Paying(_)
+                | Self::Unknown { .. }
+                | Self::Awaiting { .. }
+                | Self::Undelivered { .. }
+                | Self::Locked(_)
+                | Self::Withheld { spoiled: false, .. }
+        )
     }
 
     /// Whether the wallet could not say what became of a payment, and nothing else goes on.

@@ -5,15 +5,17 @@ mod buying;
 #[allow(dead_code)]
 #[path = "hostile/cast.rs"]
 mod cast;
+mod crashes;
+mod faults;
+mod lies;
 #[allow(dead_code)]
 #[path = "hostile/stage.rs"]
 mod stage;
 
 use agent_compute::ids::{PaymentHash, Preimage};
 use agent_compute::protocol::Feature;
-use agent_compute::protocol::message::{AgentMessage, JobError};
+use agent_compute::protocol::message::AgentMessage;
 use agent_compute::wallet::{Incoming, Wallet};
-use serde_json::Value;
 
 use self::cast::{Asked, Peer};
 use self::stage::{Books, Customer, PRICE, Stage};

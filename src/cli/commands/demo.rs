@@ -8,10 +8,11 @@ use nostr::Keys;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::cli::ask::Owner;
 use crate::cli::customer::DemoArgs;
 use crate::cli::output::Output;
 use crate::cli::prompt::read_prompt;
-use crate::cli::settings::{SimChoice, WalletChoice};
+use crate::cli::settings::{SimChoice, WalletChoice, off_the_runtime};
 use crate::cli::signals;
 use crate::cli::wallets::open_sim;
 use crate::cli::watch::{short, summary, waiting_for, watch};
@@ -26,6 +27,7 @@ use crate::provider::{self, ChannelChoice, Parts, ProviderConfig, ProviderEvent,
 use crate::relay::RelaySession as _;
 use crate::relay::local::EmbeddedRelay;
 use crate::relay::pool::{PoolOptions, RelayPoolSession};
+use crate::secret::Environment;
 use crate::units::Network;
 use crate::wallet::Wallet as _;
 
@@ -80,14 +82,21 @@ impl Seller {
 }
 
 impl Market {
-    fn identity(&self, role: Role) -> Result<Identity> {
+    /// A key for play money is made without a password; one that is there may have one.
+    async fn identity(&self, role: Role) -> Result<Identity> {
         self.home.make_folder(role)?;
-        Ok(keystore::open_or_create(&self.home.identity_file(role))?.0)
+        let file = self.home.identity_file(role);
+        off_the_runtime(move || {
+            let mut owner = Owner::new(Environment::of_process());
+            let nobody = Environment::of([]);
+            Ok(keystore::open_or_create_with(&file, &nobody, &mut owner)?.0)
+        })
+        .await
     }
 
     /// Starts the provider and waits until customers can find it.
     async fn open_for_business(&self, stream: bool, out: &Output) -> Result<Seller> {
-        let identity = self.identity(Role::Provider)?;
+        let identity = self.identity(Role::Provider).await?;
         let wallet = open_sim(&self.sim, &identity).await?;
         let relays =
             RelayPoolSession::connect(std::slice::from_ref(&self.relay), PoolOptions::default())
@@ -150,7 +159,7 @@ impl Market {
 
     /// Buys one job, as any customer would.
     async fn buy(&self, prompt: &str, out: &Output) -> Result<()> {
-        let identity = self.identity(Role::Customer)?;
+        let identity = self.identity(Role::Customer).await?;
         let key = identity.public_key().to_hex();
         let wallet = open_sim(&self.sim, &identity).await?;
         let balance = wallet.balance().await.map_err(crate::cli::wallets::told)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::Run;
 use crate::config::{self, default_fee_cap};
@@ -147,9 +147,9 @@ impl Run<'_> {
             .spawn(async move { Some(Happening::PayAnswered(answer.await)) });
     }
 
-    /// Asks the wallet what became of the payment, first after this pause, then after growing ones.
-    pub(super) fn look_up_from(&mut self, first: Duration) {
-        self.look_after = first;
+    /// Asks the wallet what became of the payment, soon at first.
+    pub(super) fn look_up_soon(&mut self) {
+        self.look_after = config::LOOK_UP_FIRST;
         self.look_up();
     }
 
@@ -161,7 +161,26 @@ impl Run<'_> {
         let Some(invoice) = quote.invoice else { return };
         let first_pause = self.look_after;
         self.look_after = (first_pause * 2).min(config::LOOK_UP_LONGEST);
-        let look = async move { Some(look_up(&*wallet, invoice.payment_hash, first_pause).await) };
+        let hash = invoice.payment_hash;
+        self.look(async move { Some(look_up(&*wallet, hash, first_pause).await) });
+    }
+
+    /// Looks up a payment whose order the wallet has not answered for a while. No hint cuts that short: an
+    /// order that is about to be refused is in flight to some wallets until then.
+    pub(super) fn watch_order(&mut self) {
+        let Some((wallet, quote)) = self.wallet_and_quote() else {
+            return;
+        };
+        let Some(invoice) = quote.invoice else { return };
+        let hash = invoice.payment_hash;
+        self.look(async move {
+            sleep(config::ORDER_PATIENCE).await;
+            Some(look_up(&*wallet, hash, Duration::ZERO).await)
+        });
+    }
+
+    /// One look-up at a time: a new one takes the place of the one before.
+    fn look(&mut self, look: impl Future<Output = Option<Happening>> + Send + 'static) {
         if let Some(earlier) = self.looking.replace(self.work.spawn(look)) {
             earlier.abort();
         }

@@ -22,13 +22,8 @@ pub(super) fn not_sent(state: &mut State, reason: &str) -> Step {
 }
 
 pub(super) fn deadline(state: &mut State, now: Now) -> Step {
-    let awaits = matches!(
-        state.phase,
-        Phase::Awaiting { .. }
-            | Phase::Undelivered { .. }
-            | Phase::Locked(_)
-            | Phase::Withheld { .. }
-    );
+    let undecided = matches!(state.phase, Phase::Paying(_) | Phase::Unknown { .. });
+    let awaits = state.phase.takes_results() && !undecided;
     let stream = &state.stream;
     let has_all = stream.is_numbered() && stream.is_complete() && !stream.text().is_empty();
     if awaits && has_all {

@@ -236,19 +236,27 @@ fn freed(proof: &FailureProof) -> Step {
 /// after a failure.
 pub(super) fn answered(state: &mut State, answer: Answer, now: Now) -> Step {
     match (&state.phase, answer) {
-        (Phase::Locked(_) | Phase::Withheld { .. }, Answer::Text(text)) if !text.is_empty() => {
+        (phase, Answer::Text(text)) if phase.takes_results() && !text.is_empty() => {
             release(state, text, now)
         }
-        (Phase::Locked(_), Answer::Text(_)) => {
-            let step = withhold(state, "its result is empty");
-            step.then(Effect::WaitForWallet(RETURN_PATIENCE))
-        }
-        (Phase::Locked(_), Answer::Failure(said)) => {
-            let step = withhold(state, &said);
-            step.then(Effect::WaitForWallet(RETURN_PATIENCE))
-        }
+        (Phase::Locked(_), Answer::Text(_)) => withhold(state, "its result is empty"),
+        (Phase::Locked(_), Answer::Failure(said)) => withhold(state, &said),
         _ => Step::ignored(),
     }
+}
+
+/// The provider's final text is another than the one it streamed. What it says from here on is worth as
+/// little, so that nothing is ever let go for it.
+pub(super) fn contradicted(state: &mut State, problem: &str) -> Step {
+    let step = match state.phase {
+        Phase::Locked(_) => withhold(state, problem),
+        Phase::Withheld { spoiled: false, .. } => Step::saved(),
+        _ => return Step::ignored(),
+    };
+    if let Phase::Withheld { spoiled, .. } = &mut state.phase {
+        *spoiled = true;
+    }
+    step
 }
 
 /// The one place that lets the preimage go: with the result on record, and after it.
@@ -297,8 +305,11 @@ fn withhold(state: &mut State, problem: &str) -> Step {
     state.phase = Phase::Withheld {
         lock: lock.clone(),
         reason: problem.to_owned(),
+        spoiled: false,
     };
-    Step::saved().then(Effect::LookUp)
+    Step::saved()
+        .then(Effect::LookUp)
+        .then(Effect::WaitForWallet(RETURN_PATIENCE))
 }
 
 /// The buyer's patience is over.
@@ -337,7 +348,7 @@ pub(super) fn give_up(state: &State) -> Step {
                 },
             }
         }
-        Phase::Withheld { lock, reason } => Finish::Failed {
+        Phase::Withheld { lock, reason, .. } => Finish::Failed {
             code: Code::Undelivered,
             message: withheld_message(lock, reason),
         },

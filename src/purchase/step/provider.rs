@@ -139,7 +139,7 @@ fn authorise(state: &State, message: &Invoice, now: UnixSecs) -> Result<Quote, (
 }
 
 fn chunk(state: &mut State, seq: Option<u32>, chunk: &str, is_final: bool, now: Now) -> Step {
-    if !may_deliver(state) {
+    if !state.phase.takes_results() {
         return Step::ignored();
     }
     let mut tell = None;
@@ -185,31 +185,20 @@ fn whole_text(state: &mut State, text: String, now: Now) -> Step {
         state.stream.is_numbered() && state.stream.compare(&text) == Whole::Contradicts;
     if contradicts {
         let said = "its final text is not what it streamed".to_owned();
+        if state.phase.lock().is_some() {
+            return escrow::contradicted(state, &said);
+        }
         return answered(state, Answer::Failure(said), now);
     }
     answered(state, Answer::Text(text), now)
 }
 
 pub(super) fn no_whole_text(state: &mut State, now: Now) -> Step {
-    if !state.stream.is_complete() || !may_deliver(state) || state.answer.is_some() {
+    if !state.stream.is_complete() || !state.phase.takes_results() || state.answer.is_some() {
         return Step::ignored();
     }
     let text = state.stream.text().to_owned();
     answered(state, Answer::Text(text), now)
-}
-
-/// Whether a result may still be taken: once the provider could know that it is paid, until it is
-/// delivered. Before there is a quote, only a failure is an answer.
-const fn may_deliver(state: &State) -> bool {
-    matches!(
-        state.phase,
-        Phase::Paying(_)
-            | Phase::Unknown { .. }
-            | Phase::Awaiting { .. }
-            | Phase::Undelivered { .. }
-            | Phase::Locked(_)
-            | Phase::Withheld { .. }
-    )
 }
 
 fn answered(state: &mut State, answer: Answer, now: Now) -> Step {

@@ -1,6 +1,7 @@
 //! The machine, driven by hand.
 
 mod any_order;
+mod escrow;
 
 use std::str::FromStr;
 

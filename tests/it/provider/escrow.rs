@@ -1,5 +1,7 @@
 //! Jobs in escrow: held, done, released, settled; or given back, and nothing in between.
 
+mod restart;
+
 use agent_compute::protocol::message::{HtlcLocked, PreimageRelease};
 use agent_compute::units::UnixSecs;
 
