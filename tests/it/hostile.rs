@@ -2,7 +2,7 @@
 //! WebSockets, with play money. After each attack, ledger and bank agree to the millisatoshi, and honest
 //! peers are served.
 
-mod cast;
+pub(crate) mod cast;
 mod channel;
 mod customers;
 mod delivery;
@@ -10,4 +10,4 @@ mod floods;
 mod invoices;
 mod listings;
 mod seals;
-mod stage;
+pub(crate) mod stage;
