@@ -141,7 +141,7 @@ pub enum Command {
     /// Look into the wallet
     #[command(subcommand, arg_required_else_help = true)]
     Wallet(WalletCommand),
-    /// Make, import or show this program's key
+    /// Make, import, show, encrypt or back up this program's key
     #[command(subcommand, arg_required_else_help = true)]
     Identity(IdentityCommand),
     /// Look for what would keep a purchase from working, and say what mends it
@@ -265,7 +265,7 @@ async fn run(cli: Customer, out: &Output) -> Result<()> {
             commands::recover::run(settings()?, resolution, out).await
         }
         Some(Command::Wallet(args)) => commands::wallet::run(settings()?, args, out).await,
-        Some(Command::Identity(args)) => commands::identity::run(settings()?, args, out),
+        Some(Command::Identity(args)) => commands::identity::run(settings()?, args, out).await,
         Some(Command::Doctor(args)) => {
             commands::doctor::run(Role::Customer, &global, &args, environment, out).await
         }

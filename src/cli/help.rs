@@ -35,7 +35,8 @@ Environment (secrets also as NAME_FILE, the name of a file that holds them):
   AGENT_COMPUTE_HOME        one folder for configuration, keys and records
   NOSTR_SECRET_KEY          nsec, hex or ncryptsec: the key to use instead of the home's
   AGENT_COMPUTE_MNEMONIC    BIP39 words, likewise
-  AGENT_COMPUTE_PASSWORD    opens an ncryptsec
+  AGENT_COMPUTE_PASSWORD    opens the home's key, if it is encrypted, and an ncryptsec; encrypts a new key
+  AGENT_COMPUTE_NEW_PASSWORD  what `identity password` sets
   AGENT_COMPUTE_SIM_BANK    the file with the play money of the sim wallet
   AGENT_COMPUTE_SIM_FAULT   timeout-after, timeout-before, refuse, slow or no-preimage: for tests
   RUST_LOG, NO_COLOR        log on stderr (default: warn); no colours";
@@ -66,7 +67,8 @@ Environment (secrets also as NAME_FILE, the name of a file that holds them):
   AGENT_COMPUTE_HOME        one folder for configuration, keys and records
   NOSTR_SECRET_KEY          nsec, hex or ncryptsec: the key to use instead of the home's
   AGENT_COMPUTE_MNEMONIC    BIP39 words, likewise
-  AGENT_COMPUTE_PASSWORD    opens an ncryptsec
+  AGENT_COMPUTE_PASSWORD    opens the home's key, if it is encrypted, and an ncryptsec; encrypts a new key
+  AGENT_COMPUTE_NEW_PASSWORD  what `identity password` sets
   AGENT_COMPUTE_SIM_BANK    the file with the play money of the sim wallet
   OPENAI_API_KEY            sent to https://api.openai.com alone; other servers' keys: backend_key
   RUST_LOG, NO_COLOR        log on stderr (default: warn); no colours";

@@ -10,6 +10,7 @@
 )]
 
 pub mod args;
+mod ask;
 pub mod backends;
 pub mod commands;
 pub mod customer;

@@ -10,16 +10,20 @@
 
 use std::io::{self, IsTerminal as _, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::text::{Cleaner, clean, entry};
+use super::text::{Cleaner, clean, cut, entry};
 use crate::error::{Code, Error, Result};
 use crate::ids::PurchaseId;
 use crate::units::Msat;
+
+/// Characters of an error's message that are shown to people. JSON has all of it.
+const LONGEST_MESSAGE: usize = 2000;
 
 /// The version of every line of JSON.
 const LINE_VERSION: u8 = 1;
@@ -32,6 +36,10 @@ pub struct Output {
     draws: bool,
     /// Whether stdout is a terminal: somebody reads what comes, as it comes.
     watched: bool,
+    /// The program that advice names.
+    program: &'static str,
+    /// Whether errors come with advice on what to do next.
+    advises: AtomicBool,
 }
 
 struct Streams {
@@ -102,6 +110,8 @@ impl Output {
             json,
             draws,
             watched: false,
+            program: "agent-customer",
+            advises: AtomicBool::new(true),
             streams: Mutex::new(Streams {
                 data,
                 notes,
@@ -111,6 +121,18 @@ impl Output {
                 bar: None,
             }),
         }
+    }
+
+    /// The same output, of this program: it is the one that advice names.
+    #[must_use]
+    pub fn of_program(mut self, name: &'static str) -> Self {
+        self.program = name;
+        self
+    }
+
+    /// No advice with the error that this command may end with: its output says what to do.
+    pub fn without_advice(&self) {
+        self.advises.store(false, Ordering::Relaxed);
     }
 
     /// Whether stdout is JSON.
@@ -252,11 +274,14 @@ impl Output {
                 },
             );
         }
-        self.note(&entry(&format!("error: {}", error.message())));
+        // Some quote strangers at length.
+        let message = cut(error.message(), LONGEST_MESSAGE);
+        self.note(&entry(&format!("error: {message}")));
         if let Some(money) = where_the_money_is(error) {
             self.note(&money);
         }
-        if let Some(next) = what_to_do_next(error) {
+        let advises = self.advises.load(Ordering::Relaxed);
+        if let Some(next) = what_to_do_next(error, self.program).filter(|_| advises) {
             self.note(&next);
         }
     }
@@ -308,10 +333,13 @@ impl Streams {
     }
 }
 
+/// What became of the money, unless the message says it.
 fn where_the_money_is(error: &Error) -> Option<String> {
     let (paid, reserved) = (error.paid_msat(), error.reserved_msat());
     if paid.is_zero() && reserved.is_zero() {
-        return error.purchase().map(|_| "Nothing was paid.".to_owned());
+        let told = error.message().contains("nothing was paid");
+        let purchase = error.purchase().filter(|_| !told);
+        return purchase.map(|_| "Nothing was paid.".to_owned());
     }
     let mut said = format!("Paid: {paid}.");
     if !reserved.is_zero() {
@@ -320,23 +348,35 @@ fn where_the_money_is(error: &Error) -> Option<String> {
     Some(said)
 }
 
-fn what_to_do_next(error: &Error) -> Option<String> {
-    let purchase = error.purchase();
-    match error.code() {
-        Code::PaymentUnknown => Some(
+/// What to do next, unless the message says it.
+fn what_to_do_next(error: &Error, program: &str) -> Option<String> {
+    let advice = match error.code() {
+        Code::PaymentUnknown => {
             "`agent-customer recover` asks the wallet again; the money stays set aside until then."
-                .to_owned(),
-        ),
-        // Unless the money is back: then nothing is owed.
-        Code::Undelivered if !(error.paid_msat().is_zero() && error.reserved_msat().is_zero()) => {
-            Some("`agent-customer recover` fetches the result if it comes late.".to_owned())
         }
-        Code::Interrupted if purchase.is_some() => {
-            Some("`agent-customer recover` settles what was left open.".to_owned())
+        // The money is back: nothing is owed, and nothing comes.
+        Code::Undelivered if error.paid_msat().is_zero() && error.reserved_msat().is_zero() => {
+            return None;
         }
-        Code::Internal => Some("This is a bug. Please report it with the lines above.".to_owned()),
-        _ => None,
-    }
+        Code::Undelivered => "`agent-customer recover` fetches the result if it comes late.",
+        Code::Interrupted if error.purchase().is_some() => {
+            "`agent-customer recover` settles what was left open."
+        }
+        Code::NoProvider => {
+            "`agent-customer providers` lists who can be found, and why each is left out."
+        }
+        Code::BadInvoice => {
+            "Another provider may do: [policy] deny keeps this one out, --select names one."
+        }
+        Code::Network | Code::Wallet | Code::Ledger => {
+            let advice = format!("`{program} doctor` looks for the cause, and says what mends it.");
+            return Some(advice);
+        }
+        Code::Internal => "This is a bug. Please report it with the lines above.",
+        _ => return None,
+    };
+    let told = advice.contains("recover`") && error.message().contains("agent-customer recover");
+    (!told).then(|| advice.to_owned())
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nostr::{EventId, RelayUrl};
+use nostr::{EventId, PublicKey, RelayUrl};
 
 use super::args::GlobalArgs;
+use super::ask::Owner;
 use super::backends::BackendChoice;
 use super::customer::BuyArgs;
 use super::prompt::read_prompt;
@@ -125,17 +126,37 @@ impl Settings {
         })
     }
 
-    /// The identity, made on first use. `note` is told when it was.
+    /// The identity, made on first use. The password of an encrypted one is that of the environment, or
+    /// the person at the terminal is asked. `note` is told what they should know.
     ///
     /// # Errors
-    /// [`Code::Usage`] if the place it should come from has none that is valid.
-    pub fn open_identity(&self, note: impl FnOnce(&str)) -> Result<(Identity, Origin)> {
-        let (identity, origin) = self.identity.open()?;
-        if origin == Origin::NewFile {
-            let (key, path) = (identity.public_key().to_hex(), self.identity.file.display());
-            note(&format!("made a new key, {key}, in {path}"));
+    /// [`Code::Usage`] if the place it should come from has none that is valid, or the password is
+    /// missing or wrong.
+    pub async fn open_identity(&self, mut note: impl FnMut(&str)) -> Result<(Identity, Origin)> {
+        let source = self.identity.clone();
+        let found = off_the_runtime(move || {
+            let mut owner = Owner::new(source.environment.clone());
+            Ok(source.open(&mut owner)?)
+        })
+        .await?;
+        let path = self.identity.file.display();
+        if found.origin == Origin::NewFile {
+            note(&self.made(found.who.public_key()));
+        } else if found.encrypted == Some(false) && self.identity.password()?.is_some() {
+            note(&format!(
+                "{path} is not encrypted, although there is a password: `identity password` encrypts it"
+            ));
         }
-        Ok((identity, origin))
+        Ok((found.who, found.origin))
+    }
+
+    /// What the owner should know of a key that was made just now.
+    #[must_use]
+    pub fn made(&self, key: PublicKey) -> String {
+        let (key, path) = (key.to_hex(), self.identity.file.display());
+        format!(
+            "made a new key, {key}, in {path}; `identity backup` prints the words to write down"
+        )
     }
 
     /// The owner's limits.
@@ -153,6 +174,18 @@ impl Settings {
             play_money: matches!(self.wallet, WalletChoice::Sim(_) | WalletChoice::Without),
         }
     }
+}
+
+/// Does what may take long, a password check or a question, where nothing else waits for it.
+///
+/// # Errors
+/// Those of `work`.
+pub(super) async fn off_the_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Error::new(Code::Internal, "opening the identity panicked"))?
 }
 
 fn usage(message: impl Into<String>) -> Error {

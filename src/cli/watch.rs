@@ -42,7 +42,7 @@ pub async fn open_client(
 /// # Errors
 /// If the identity or the wallet can't be opened.
 pub async fn client_builder(settings: &Settings, out: &Output) -> Result<Builder> {
-    let (identity, _) = settings.open_identity(|note| out.note(note))?;
+    let (identity, _) = settings.open_identity(|note| out.note(note)).await?;
     let builder = match open_wallet(settings, &identity).await? {
         Some(wallet) => ComputeClient::builder().wallet(wallet),
         None => ComputeClient::builder().no_wallet(),
@@ -59,15 +59,15 @@ pub async fn client_builder(settings: &Settings, out: &Output) -> Result<Builder
 /// # Errors
 /// If the ledger can't be opened.
 pub async fn open_looker(settings: &Settings, out: &Output) -> Result<ComputeClient> {
-    looker_builder(settings, out)?.build().await
+    looker_builder(settings, out).await?.build().await
 }
 
 /// The same in the making.
 ///
 /// # Errors
 /// If the identity can't be opened.
-pub fn looker_builder(settings: &Settings, out: &Output) -> Result<Builder> {
-    let (identity, _) = settings.open_identity(|note| out.note(note))?;
+pub async fn looker_builder(settings: &Settings, out: &Output) -> Result<Builder> {
+    let (identity, _) = settings.open_identity(|note| out.note(note)).await?;
     let builder = ComputeClient::builder()
         .looks_only()
         .home(settings.home.clone())

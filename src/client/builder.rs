@@ -81,7 +81,8 @@ struct Money {
     buys: bool,
 }
 
-/// A client in the making. What is not said comes from the home's `config.toml`, or its default.
+/// A client in the making. What is not said comes from the home's `config.toml`, or its default; how to pay
+/// must be said.
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
     home: Option<Home>,
@@ -115,7 +116,8 @@ impl Builder {
         self
     }
 
-    /// Who buys. By default the identity in the home, made on first use.
+    /// Who buys. By default the identity in the home, made on first use; if it is encrypted, with the
+    /// password in `AGENT_COMPUTE_PASSWORD` or `AGENT_COMPUTE_PASSWORD_FILE`.
     #[must_use]
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
@@ -151,8 +153,8 @@ impl Builder {
         self
     }
 
-    /// Which purchases a client that [only looks](Self::looks_only) judges providers by. By default those in
-    /// real money on its network.
+    /// Which purchases a client that [only looks](Self::looks_only) judges providers by, and counts against
+    /// the limits. By default those in real money on its network.
     #[must_use]
     pub const fn books(mut self, scope: Scope) -> Self {
         self.books = Some(scope);
@@ -174,7 +176,8 @@ impl Builder {
         self
     }
 
-    /// Limits of one's own. They lower those of the owner's configuration, and never raise them.
+    /// Limits of one's own. They lower those of the owner's configuration, and never raise them: of each, the
+    /// stricter one holds. A configuration that says nothing has those of [`Runway::default`].
     #[must_use]
     pub const fn limits(mut self, limits: Runway) -> Self {
         self.limits = Some(limits);
@@ -233,7 +236,9 @@ impl Builder {
     /// left settled as far as it can be.
     ///
     /// # Errors
-    /// If the configuration is off, there is no wallet, or the ledger can't be used.
+    /// [`Code::Usage`] if the configuration, a relay's address, the identity's file or the network is off,
+    /// [`Code::Wallet`] if nothing was said of how to pay, [`Code::Ledger`] if the ledger can't be used. That
+    /// no relay answers is found out later.
     pub async fn build(self) -> Result<ComputeClient> {
         let client = self.build_lazy();
         client.ready().await?;
@@ -257,7 +262,14 @@ impl Builder {
         } = self.money()?;
         let identity = match &self.identity {
             Some(identity) => identity.clone(),
-            None => keystore::open_or_create(&home.identity_file(Role::Customer))?.0,
+            None => {
+                let file = home.identity_file(Role::Customer);
+                // An encrypted one takes its time.
+                tokio::task::spawn_blocking(move || keystore::open_or_create(&file))
+                    .await
+                    .map_err(|_| Error::new(Code::Internal, "opening the identity panicked"))??
+                    .0
+            }
         };
         let runway = match self.limits {
             Some(limits) => config.runway.lowered_by(limits),

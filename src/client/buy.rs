@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ProviderSeen, PurchaseEvent, PurchaseRequest, Ready, Receipt};
 use crate::config::Encrypt;
+use crate::config::{MAX_IDEMPOTENCY_KEY_BYTES, MAX_TICK_BYTES};
 use crate::discovery::{DiscoveryRequest, discover};
 use crate::error::{Code, Error, Result};
 use crate::ids::{Preimage, PurchaseId};
@@ -29,9 +30,6 @@ use crate::purchase::state::{PayBy, Phase, State, Terms};
 use crate::purchase::watcher::Watcher;
 use crate::relay::{RelayError, seal};
 use crate::units::{Msat, UnixSecs};
-
-/// The longest name of a tick or an idempotency key, in bytes.
-const MAX_NAME_BYTES: usize = 64;
 
 /// The first and the longest pause between looks at a purchase that another process runs.
 const WATCH_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
@@ -98,25 +96,29 @@ fn stopped() -> Error {
     )
 }
 
+/// Whether this names a tick, if it names anything.
+pub(super) fn check_tick(tick: Option<&str>) -> Result<()> {
+    let bounds = 1..=MAX_TICK_BYTES;
+    if tick.is_some_and(|tick| !bounds.contains(&tick.len())) {
+        let message = format!("a tick id has 1 to {MAX_TICK_BYTES} bytes");
+        return Err(Error::new(Code::Usage, message));
+    }
+    Ok(())
+}
+
 fn check(request: &PurchaseRequest) -> Result<()> {
     let usage = |message: &str| Err(Error::new(Code::Usage, message));
-    let too_long = |name: &Option<String>| {
-        name.as_ref()
-            .is_some_and(|name| name.is_empty() || name.len() > MAX_NAME_BYTES)
-    };
     if request.prompt.is_empty() {
         return usage("the prompt is empty");
     }
     if request.max_tokens == 0 {
         return usage("max_tokens must be at least 1");
     }
-    if too_long(&request.tick) {
-        return usage("a tick id has 1 to 64 bytes");
-    }
+    check_tick(request.tick.as_deref())?;
     if request
         .idempotency_key
         .as_ref()
-        .is_some_and(|key| key.is_empty() || key.len() > 256)
+        .is_some_and(|key| key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY_BYTES)
     {
         return usage("an idempotency key has 1 to 256 bytes");
     }
@@ -281,15 +283,15 @@ pub(super) async fn survey(
 
 /// What the limits still allow, so that no provider is asked for what can't be paid anyway.
 async fn headroom(ready: &Ready, request: &PurchaseRequest) -> Result<Headroom> {
-    let Ready { engine, scope, .. } = ready;
-    if engine.wallet.is_none() {
+    let Ready { engine, books, .. } = ready;
+    if ready.buys && engine.wallet.is_none() {
         return Ok(Headroom {
             most: Msat::MAX,
             limit: String::new(),
         });
     }
     let tick = request.tick.as_deref();
-    let report = engine.ledger.budget(*scope, tick, engine.limits).await?;
+    let report = engine.ledger.budget(*books, tick, engine.limits).await?;
     let (most, by) = report.headroom();
     let limit = match by {
         RefusedBy::PerJob => "per_job_limit_sats",
@@ -297,7 +299,8 @@ async fn headroom(ready: &Ready, request: &PurchaseRequest) -> Result<Headroom> 
         RefusedBy::Daily => "daily_limit_sats",
         RefusedBy::Floor => "reserve_sats",
     };
-    if most.is_zero() {
+    // Who only looks is told of each provider that nothing is left for it.
+    if most.is_zero() && ready.buys {
         let message = format!(
             "[runway] {limit} allows nothing more; nothing was paid. See `agent-customer budget`"
         );

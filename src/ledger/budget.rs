@@ -61,6 +61,7 @@ pub struct WalletView {
 /// The limit that said no.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum RefusedBy {
     /// `per_job_limit_sats`
     PerJob,

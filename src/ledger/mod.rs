@@ -348,6 +348,7 @@ pub enum Entry {
 
 /// Why the ledger did not do what it was asked. In every case nothing changed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum LedgerError {
     /// A limit refuses the reservation.
     #[error("{0}")]

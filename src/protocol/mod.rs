@@ -29,6 +29,7 @@ pub const KIND_TEXT_GENERATION: u16 = 5050;
 /// Something a provider says it can do beyond the plain protocol. The words are the wire's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Feature {
     /// Reads and writes sealed messages (NIP-44).
     Nip44,
@@ -116,6 +117,7 @@ impl Price {
 /// Where a provider was heard of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum OfferSource {
     /// A NIP-89 listing.
     Listing,

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(super) use self::wallet::look_up;
 use super::event::{PurchaseEvent, Receipt};
-use super::observed::{FirstToken, observation};
+use super::observed::{FirstToken, cuts_short, observation};
 use super::state::{Booking, Effect, Finish, Happening, Phase, State, Step};
 use super::step::{Now, step};
 use super::watcher::Watcher;
@@ -26,6 +26,7 @@ use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
 use crate::ledger::{DriveGuard, Entry, Ledger, LedgerError, Limits, Reserve};
 use crate::protocol::message::AgentMessage;
+use crate::protocol::record::Observation;
 use crate::protocol::{channel, codec};
 use crate::relay::seal::{self, Sealer};
 use crate::relay::{Incoming, RelayError, RelaySession, Subscription};
@@ -249,9 +250,11 @@ impl<'a> Run<'a> {
         let looked_up = matches!(happening, Happening::LookedUp { .. });
         let before = self.state.phase.clone();
         let now = self.now();
+        let cut_short = cuts_short(&happening, &self.state, now.at);
         let next = step(&mut self.state, happening, now);
         self.first_token.see(&before, &self.state, now.elapsed_ms);
-        let Some(Step { tell, effects, .. }) = self.commit(before, next).await? else {
+        let seen = observation(&before, &self.state, cut_short, self.first_token.ms());
+        let Some(Step { tell, effects, .. }) = self.commit(before, next, seen).await? else {
             return Ok(());
         };
         let phase = &self.state.phase;
@@ -278,7 +281,12 @@ impl<'a> Run<'a> {
 
     /// Puts a step on record. `None`: it was refused, the phase is as before, and what refused it is
     /// queued as the next thing that happened.
-    async fn commit(&mut self, before: Phase, next: Step) -> Result<Option<Step>> {
+    async fn commit(
+        &mut self,
+        before: Phase,
+        next: Step,
+        seen: Option<Observation>,
+    ) -> Result<Option<Step>> {
         if !next.save {
             return Ok(Some(next));
         }
@@ -286,7 +294,6 @@ impl<'a> Run<'a> {
             Ok(row) => row,
             Err(error) => return Err(Error::new(Code::Internal, error.to_string())),
         };
-        let seen = observation(&before, &self.state, self.first_token.ms());
         let entries: Vec<Entry> = next
             .entries
             .iter()

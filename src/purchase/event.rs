@@ -105,6 +105,7 @@ pub enum PurchaseEvent {
 
 /// A provider, and whether it suits.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct ProviderSeen {
     /// Its key.
     pub provider: String,
@@ -130,6 +131,7 @@ pub struct ProviderSeen {
 
 /// What a delivered purchase came to.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Receipt {
     /// The purchase.
     pub purchase_id: PurchaseId,

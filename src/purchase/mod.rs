@@ -51,13 +51,21 @@
 //! A look-up that says *paid* books the payment; one that proves failure frees the money; any other
 //! answer, and no answer, leaves the money reserved.
 
+#[doc(hidden)]
 pub mod assembly;
+#[doc(hidden)]
 pub mod driver;
 pub mod event;
+#[doc(hidden)]
 pub mod listen;
+#[doc(hidden)]
 pub mod lock;
+#[doc(hidden)]
 pub mod observed;
 pub mod recover;
+#[doc(hidden)]
 pub mod state;
+#[doc(hidden)]
 pub mod step;
+#[doc(hidden)]
 pub mod watcher;

@@ -1,12 +1,14 @@
 //! What a step of a purchase says of the provider, for the ledger's record of it.
 
-use super::state::{Phase, State};
+use super::lock::Word;
+use super::state::{Happening, Phase, State};
 use crate::error::Code;
 use crate::protocol::record::{Observation, Outcome};
-use crate::units::Msat;
+use crate::units::{Msat, UnixSecs};
 
 /// What it says of the provider that a purchase went from `before` to `after`; `None`: nothing, for it is
-/// not over, or what ended it was our own doing. `first_token_ms` is [`FirstToken::ms`].
+/// not over, or what ended it was our own doing. `cut_short` is from [`cuts_short`], `first_token_ms` from
+/// [`FirstToken::ms`].
 ///
 /// No observation is made of a payment that failed (routes fail, and nothing tells whose), nor of a
 /// purchase that was stopped, refused by a limit, or that no wallet or relay would carry.
@@ -14,15 +16,20 @@ use crate::units::Msat;
 pub fn observation(
     before: &Phase,
     after: &State,
+    cut_short: bool,
     first_token_ms: Option<u64>,
 ) -> Option<Observation> {
     let terms = &after.terms;
     let (outcome, price) = match &after.phase {
         Phase::Delivered { settled, .. } => (Outcome::Delivered, settled.price),
-        Phase::Undelivered { settled, .. } => (Outcome::Undelivered, settled.price),
         // In escrow the result is judged, whatever becomes of the money then.
         Phase::Released { lock, .. } => (Outcome::Delivered, lock.quote.amount),
-        Phase::Withheld { lock, .. } => (Outcome::Undelivered, lock.quote.amount),
+        _ if cut_short => return None,
+        Phase::Undelivered { settled, .. } => (Outcome::Undelivered, settled.price),
+        // Before the wallet has seen it on its way, the provider may not have seen it either.
+        Phase::Withheld { lock, .. } if lock.word == Word::InFlight => {
+            (Outcome::Undelivered, lock.quote.amount)
+        }
         Phase::Failed { code, .. } => {
             let asked_only = matches!(before, Phase::Requested);
             let outcome = match Code::from_word(code)? {
@@ -49,6 +56,13 @@ pub fn observation(
     })
 }
 
+/// Whether the purchase ends because a run of it that was taken up after a crash, or after it was stopped,
+/// waits no longer, while the provider still has time: recovery at the start of a program is in a hurry.
+#[must_use]
+pub fn cuts_short(happening: &Happening, state: &State, now: UnixSecs) -> bool {
+    matches!(happening, Happening::Deadline) && now < state.terms.deadline
+}
+
 /// Measures from the order to pay to the first piece of text. A purchase that is taken up after a crash is
 /// not measured.
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,11 +78,11 @@ impl FirstToken {
         if unpaid(before) && !unpaid(&after.phase) {
             self.ordered.get_or_insert(elapsed_ms);
         }
-        let here = matches!(
+        let is_here = matches!(
             after.phase,
             Phase::Delivered { .. } | Phase::Released { .. }
         );
-        if after.shown > 0 || here {
+        if after.shown > 0 || is_here {
             self.came.get_or_insert(elapsed_ms);
         }
     }

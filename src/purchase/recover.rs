@@ -25,6 +25,7 @@ use crate::wallet::Wallet;
 
 /// What recovery found out about one purchase.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Recovered {
     /// The purchase.
     pub purchase_id: PurchaseId,
@@ -44,6 +45,7 @@ pub struct Recovered {
 
 /// What keeps a purchase from being settled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Trouble {
     /// The stable word.
     pub code: Code,
@@ -353,7 +355,7 @@ async fn apply(
             // Recovery never sets money aside: none of what it feeds the machine asks for it.
             super::state::Booking::Reserve { .. } => None,
         })
-        .chain(observation(&before, state, None).map(Entry::Observe))
+        .chain(observation(&before, state, false, None).map(Entry::Observe))
         .collect();
     Ok(engine
         .ledger

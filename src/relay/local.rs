@@ -52,8 +52,9 @@ const NOTES_PER_MINUTE: u32 = 1_000_000;
 /// Live subscriptions of one connection.
 const MOST_SUBSCRIPTIONS: usize = 500;
 
-/// Characters of a subscription id, as NIP-01 has it.
-const MOST_SUBSCRIPTION_ID: usize = 64;
+/// Characters of a subscription id. NIP-01 has 64; a deployed provider puts its key and a UUID into one,
+/// which comes to 114, and would never know why nobody asks it for anything.
+const MOST_SUBSCRIPTION_ID: usize = 128;
 
 /// Stored events that one request gets, whatever it asks for.
 const MOST_PER_REQUEST: usize = 5_000;

@@ -267,6 +267,12 @@ mod their_provider {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn can_use_our_relay_with_the_long_names_of_its_later_version() {
+        let world = World::new();
+        assert!(peers::hears_direct_requests(&world.relay).await);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn holds_no_escrow_and_is_not_asked_to() {
         let world = World::new();
         let _theirs = theirs(&world, false).await;

@@ -133,6 +133,7 @@ pub async fn run(
     out: &Output,
 ) -> Result<()> {
     let mut signals = signals::Stop::new()?;
+    out.without_advice();
     out.status("looking");
     let findings = signals
         .or(async { Ok(examine(role, flags, args, environment).await) })

@@ -48,13 +48,18 @@ fn line(job: &JobSummary) -> String {
         Some(_) => "",
         None => " (no wallet: not paid)",
     };
+    let escrow = match (job.escrow, job.settled_at) {
+        (true, None) => " in escrow",
+        (true, Some(_)) => " from escrow",
+        (false, _) => "",
+    };
     let error = job
         .error
         .as_ref()
         .map(|error| format!("  {}", one_line(error, LONGEST_ERROR)))
         .unwrap_or_default();
     format!(
-        "{}  {}  {:<10}  {}{play}  {}  {}{error}",
+        "{}  {}  {:<10}  {}{escrow}{play}  {}  {}{error}",
         job.job_id,
         when(job.quoted_at),
         job.state.as_str(),

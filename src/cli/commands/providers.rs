@@ -15,10 +15,15 @@ use crate::error::Result;
 /// # Errors
 /// If no relay can be reached, nobody is found at all, or the ledger can't be read.
 pub async fn run(settings: Settings, args: FindArgs, out: &Output) -> Result<()> {
+    out.without_advice();
     let request = find(&FindSettings::resolve(&args, &settings), "");
     let books = open_books(&settings).await?;
     let scope = scope(&settings, books.as_ref()).await?;
-    let client = looker_builder(&settings, out)?.books(scope).build().await?;
+    let client = looker_builder(&settings, out)
+        .await?
+        .books(scope)
+        .build()
+        .await?;
     out.status("looking for providers");
     let preview = signals::Stop::new()?.or(client.preview(&request)).await;
     client.close().await;

@@ -31,13 +31,14 @@ struct Line<'a> {
 /// # Errors
 /// If something it needs can't be opened, or no relay can be reached at the start.
 pub async fn run(settings: Settings, sale: SaleSettings, out: &Output) -> Result<()> {
-    // Listened for first: whoever reads READY may send a signal right away.
-    let mut signals = signals::Stop::new()?;
     if settings.wallet == WalletChoice::Without {
         out.note("--no-wallet: works for everybody who says to have paid; regtest only");
     }
     settings.home.make_folder(Role::Provider)?;
-    let (identity, _) = settings.open_identity(|note| out.note(note))?;
+    let (identity, _) = settings.open_identity(|note| out.note(note)).await?;
+    // Listened for before READY, whose reader may send a signal right away, and after the question for a
+    // password.
+    let mut signals = signals::Stop::new()?;
     let backend = sale.backend.open(|note| out.note(note)).await?;
     let wallet = open_wallet(&settings, &identity).await?;
     if let WalletChoice::Sim(sim) = &settings.wallet {

@@ -55,7 +55,7 @@ pub async fn run(settings: Settings, command: WalletCommand, out: &Output) -> Re
         let nobody = crate::identity::Identity::from_keys(nostr::Keys::generate());
         open_wallet(&settings, &nobody).await?;
     }
-    let (identity, _) = settings.open_identity(|made| out.note(made))?;
+    let (identity, _) = settings.open_identity(|made| out.note(made)).await?;
     let wallet = match &settings.wallet {
         WalletChoice::Sim(sim) => {
             refuse_new_bank(&settings, sim).await?;

@@ -52,6 +52,7 @@ impl fmt::Debug for Generated {
 /// Why a backend could not do it. The words are for the owner; customers get those of
 /// [`for_customers`](Self::for_customers).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BackendError {
     /// It can't be reached.
     #[error("the backend can't be reached: {0}")]

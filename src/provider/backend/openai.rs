@@ -24,6 +24,7 @@
 //! reaches a customer: for them there is [`BackendError::for_customers`].
 
 mod address;
+mod dialect;
 mod find;
 mod http;
 mod lines;
@@ -43,9 +44,10 @@ use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 
 pub use self::address::{NotAnAddress, ServerAddress};
+use self::dialect::Dialect;
 pub use self::find::{LOCAL_PORTS, NoServer, find};
 use self::http::{Exchange, Trouble};
-use self::wire::{Ask, Completion, Message, ModelList, Piece, StreamOptions};
+use self::wire::{Completion, ModelList, Piece};
 use super::{Backend, BackendError, GenerateRequest, Generated};
 use crate::config::{MAX_MODEL_BYTES, MAX_RESULT_BYTES};
 use crate::secret::Secret;
@@ -83,53 +85,12 @@ impl Default for Silence {
     }
 }
 
-/// What a server does not know, as far as it has told us.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Dialect {
-    /// It does not stream.
-    whole: bool,
-    /// It does not count the tokens of streams.
-    uncounted: bool,
-    /// It calls the limit `max_completion_tokens`, as OpenAI does for its later models.
-    new_limit: bool,
-}
-
-impl Dialect {
-    /// What to try after `trouble`, if that is a matter of dialect.
-    fn after(self, trouble: &Trouble) -> Option<Self> {
-        let Trouble::Refused { status, words, .. } = trouble else {
-            return None;
-        };
-        if !matches!(status, 400 | 404 | 405 | 415 | 422 | 501) {
-            return None;
-        }
-        let words = words.to_ascii_lowercase();
-        if words.contains("max_completion_tokens") && !self.new_limit {
-            let new_limit = true;
-            return Some(Self { new_limit, ..self });
-        }
-        if !words.contains("stream") || self.whole {
-            return None;
-        }
-        Some(match words.contains("stream_options") && !self.uncounted {
-            true => Self {
-                uncounted: true,
-                ..self
-            },
-            false => Self {
-                whole: true,
-                ..self
-            },
-        })
-    }
-}
-
 type Pieces = Pin<Box<dyn Stream<Item = Result<Completion, OpenAIError>> + Send>>;
 
 /// What a server answers a request with.
 enum Answer {
     Stream(Pieces),
-    Whole(Piece),
+    Whole(Generated),
 }
 
 /// A server that speaks OpenAI's protocol.
@@ -217,17 +178,17 @@ impl OpenAi {
         }
     }
 
-    /// Sends a request until it is answered, or there is no point in sending it again.
-    async fn open(&self, request: &GenerateRequest) -> Result<Answer, BackendError> {
-        let mut dialect = self.dialect_of(&request.model);
+    /// Sends a request until it is answered, or there is no point in sending it again. Returns as well
+    /// the dialect that was understood.
+    async fn open(
+        &self,
+        request: &GenerateRequest,
+        mut dialect: Dialect,
+    ) -> Result<(Answer, Dialect), Trouble> {
         let mut pauses = PAUSES.into_iter();
         loop {
             let trouble = match self.ask(request, dialect).await {
-                Ok(answer) => {
-                    let mut dialects = lock(&self.dialects);
-                    dialects.insert(request.model.clone(), dialect);
-                    return Ok(answer);
-                }
+                Ok(answer) => return Ok((answer, dialect)),
                 Err(trouble) => trouble,
             };
             if let Some(other) = dialect.after(&trouble) {
@@ -240,64 +201,80 @@ impl OpenAi {
                     tracing::info!(%trouble, ?pause, "the backend is asked again");
                     tokio::time::sleep(pause).await;
                 }
-                _ => return Err(self.explain(trouble)),
+                _ => return Err(trouble),
             }
+        }
+    }
+
+    /// Sends a request, and reads its answer as it comes.
+    async fn make(
+        &self,
+        request: &GenerateRequest,
+        chunks: &mpsc::Sender<String>,
+    ) -> Result<Generated, Trouble> {
+        let known = lock(&self.dialects).get(&request.model).copied();
+        let (answer, dialect) = self.open(request, known.unwrap_or_default()).await?;
+        lock(&self.dialects).insert(request.model.clone(), dialect);
+        let pieces = match answer {
+            Answer::Whole(made) => return Ok(made),
+            Answer::Stream(pieces) => pieces,
+        };
+        if let Some(made) = self.read(pieces, request.max_tokens, chunks).await? {
+            return Ok(made);
+        }
+        // It said yes, and then nothing. Asked for an answer in one piece, it can say what is wrong.
+        match self.open(request, dialect.unstreamed()).await?.0 {
+            Answer::Whole(made) => Ok(made),
+            Answer::Stream(_) => Err(Trouble::Unreadable("a stream, unasked".into())),
         }
     }
 
     /// Sends a request once.
     async fn ask(&self, request: &GenerateRequest, dialect: Dialect) -> Result<Answer, Trouble> {
-        let model = self.own_name(&request.model);
-        let streams = !dialect.whole;
-        let limit = Some(request.max_tokens);
-        let ask = Ask {
-            model: &model,
-            messages: [Message {
-                role: "user",
-                content: &request.prompt,
-            }],
-            max_tokens: limit.filter(|_| !dialect.new_limit),
-            max_completion_tokens: limit.filter(|_| dialect.new_limit),
-            stream: streams,
-            stream_options: (streams && !dialect.uncounted).then_some(StreamOptions {
-                include_usage: true,
-            }),
-        };
-        if streams {
-            let pieces = self.streamed.chat();
-            let asked = pieces.create_stream_byot::<_, Completion>(ask);
-            let pieces = tokio::time::timeout(self.silence.first, asked).await;
-            let pieces = pieces.map_err(|_| silent(self.silence.first))?;
-            return pieces.map(Answer::Stream).map_err(Trouble::of_library);
+        let own = lock(&self.own_names).get(&request.model).cloned();
+        let model = own.as_ref().unwrap_or(&request.model);
+        let ask = dialect.ask(model, request);
+        if dialect.whole {
+            let asked = self.whole.chat().create_byot::<_, Completion>(ask).await;
+            let piece = asked.map_err(Trouble::of_library)?.read();
+            let Piece { text, tokens, .. } = piece.map_err(Trouble::Unreadable)?;
+            return Ok(Answer::Whole(Generated { text, tokens }));
         }
-        let whole: Completion = self
-            .whole
-            .chat()
-            .create_byot(ask)
-            .await
-            .map_err(Trouble::of_library)?;
-        whole.read().map(Answer::Whole).map_err(Trouble::Unreadable)
+        let chat = self.streamed.chat();
+        let asked = chat.create_stream_byot::<_, Completion>(ask);
+        let asked = tokio::time::timeout(self.silence.first, asked).await;
+        let pieces = asked.map_err(|_| silent(self.silence.first))?;
+        pieces.map(Answer::Stream).map_err(Trouble::of_library)
     }
 
-    /// Reads a stream to its end, or to the most tokens that were asked for.
+    /// Reads a stream to its end, or to the most tokens that were asked for. `None`: it broke off before
+    /// it had begun, without a word.
     async fn read(
         &self,
         mut pieces: Pieces,
         most: u32,
         chunks: &mpsc::Sender<String>,
-    ) -> Result<Generated, Trouble> {
+    ) -> Result<Option<Generated>, Trouble> {
         let mut text = String::new();
-        let (mut spent, mut tokens, mut ended) = (0u32, None, false);
+        let (mut spent, mut tokens, mut ended) = (0u32, None, None);
         let mut patience = self.silence.first;
         loop {
             let piece = match tokio::time::timeout(patience, pieces.next()).await {
-                Ok(Some(Ok(piece))) => piece.read().map_err(Trouble::Unreadable)?,
                 // All of the text is here; what is missing is the count, or a proper goodbye.
-                _ if ended => break,
-                Ok(None) => break,
+                Ok(None | Some(Err(_))) | Err(_) if ended == Some(true) => break,
+                Ok(Some(Ok(piece))) => piece.read().map_err(Trouble::Unreadable)?,
                 Ok(Some(Err(error))) => return Err(Trouble::of_library(error)),
+                // A server that gives reasons to end gave none: it dropped the work for another.
+                Ok(None) if ended == Some(false) => Piece::broken("the server stopped half-way"),
+                Ok(None) => break,
                 Err(_) => return Err(silent(patience)),
             };
+            match piece.broken {
+                Some(_) if ended == Some(true) => break,
+                Some(_) if spent == 0 => return Ok(None),
+                Some(why) => return Err(Trouble::Unreadable(why)),
+                None => {}
+            }
             tokens = piece.tokens.or(tokens);
             if piece.spent {
                 if spent == most {
@@ -315,15 +292,16 @@ impl OpenAi {
                 // Nobody listening is no reason to stop: the whole text is asked for as well.
                 let _ = chunks.send(piece.text).await;
             }
-            ended |= piece.ended;
-            patience = if ended {
-                LAST_WORDS
-            } else {
-                self.silence.between
+            if ended != Some(true) {
+                ended = piece.ended.or(ended);
+            }
+            patience = match ended {
+                Some(true) => LAST_WORDS,
+                _ => self.silence.between,
             };
         }
         let tokens = tokens.or(Some(spent));
-        Ok(Generated { text, tokens })
+        Ok(Some(Generated { text, tokens }))
     }
 
     /// The models to serve, under the names to list them by.
@@ -344,15 +322,6 @@ impl OpenAi {
         }
         *lock(&self.own_names) = own_names;
         names
-    }
-
-    fn dialect_of(&self, model: &str) -> Dialect {
-        lock(&self.dialects).get(model).copied().unwrap_or_default()
-    }
-
-    fn own_name(&self, model: &str) -> String {
-        let own = lock(&self.own_names).get(model).cloned();
-        own.unwrap_or_else(|| model.to_owned())
     }
 }
 
@@ -429,16 +398,8 @@ impl Backend for OpenAi {
         request: GenerateRequest,
         chunks: mpsc::Sender<String>,
     ) -> Result<Generated, BackendError> {
-        match self.open(&request).await? {
-            Answer::Whole(piece) => Ok(Generated {
-                text: piece.text,
-                tokens: piece.tokens,
-            }),
-            Answer::Stream(pieces) => self
-                .read(pieces, request.max_tokens, &chunks)
-                .await
-                .map_err(|trouble| self.explain(trouble)),
-        }
+        let made = self.make(&request, &chunks).await;
+        made.map_err(|trouble| self.explain(trouble))
     }
 }
 
@@ -452,47 +413,6 @@ mod tests {
             words: words.into(),
             retry_after: None,
         }
-    }
-
-    #[test]
-    fn a_dialect_is_learned_from_refusals_and_never_twice_the_same() {
-        let plain = Dialect::default();
-        let new_limit = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.";
-        let learned = plain.after(&refused(400, new_limit));
-        assert_eq!(
-            learned,
-            Some(Dialect {
-                new_limit: true,
-                ..plain
-            })
-        );
-        assert_eq!(
-            learned.and_then(|d| d.after(&refused(400, new_limit))),
-            None
-        );
-
-        let uncounted = plain.after(&refused(422, "unknown field: stream_options"));
-        assert_eq!(
-            uncounted,
-            Some(Dialect {
-                uncounted: true,
-                ..plain
-            })
-        );
-        let whole = uncounted.and_then(|d| d.after(&refused(422, "unknown field: stream_options")));
-        assert_eq!(
-            whole,
-            Some(Dialect {
-                uncounted: true,
-                whole: true,
-                ..plain
-            })
-        );
-        assert_eq!(whole.and_then(|d| d.after(&refused(422, "stream"))), None);
-
-        assert_eq!(plain.after(&refused(500, "stream reset")), None);
-        assert_eq!(plain.after(&refused(400, "bad prompt")), None);
-        assert_eq!(plain.after(&Trouble::Unreachable("stream".into())), None);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Checkup {
     pub soundness: Soundness,
     /// Jobs that are paid and not done.
     pub unfinished: u64,
+    /// Jobs in escrow whose work is over, and whose money is neither ours nor the customer's again.
+    pub unsettled: u64,
     /// Jobs that ended, and whose customer was not told.
     pub untold: u64,
     /// Jobs that were paid and failed: their money is owed.
@@ -60,6 +62,7 @@ fn read(db: &Connection, within: Duration) -> Result<Checkup, Unusable> {
         latest_version: schema::LATEST,
         soundness: Soundness::Sound,
         unfinished: 0,
+        unsettled: 0,
         untold: 0,
         failed: 0,
         selling: false,
@@ -77,7 +80,13 @@ fn read(db: &Connection, within: Duration) -> Result<Checkup, Unusable> {
         let sql = format!("SELECT count(*) FROM jobs WHERE {which}");
         db.query_row(&sql, [], |row| row.get::<_, u64>(0))
     };
-    found.unfinished = count("state IN ('paid', 'running')")?;
+    found.unfinished = count("state IN ('paid', 'held', 'running')")?;
+    if found.version == schema::LATEST {
+        // A file of an earlier version may have no such column.
+        found.unsettled = count(
+            "escrow = 1 AND settled_at IS NULL AND state IN ('done', 'delivered', 'released', 'returning')",
+        )?;
+    }
     found.untold = count("state IN ('done', 'failed') AND published_at IS NULL")?;
     found.failed = count("state = 'failed' AND wallet IS NOT NULL")?;
     Ok(found)

@@ -104,6 +104,7 @@ struct Group {
     model: String,
     state: JobState,
     settled: bool,
+    escrow: bool,
     today: bool,
     this_week: bool,
     jobs: u64,
@@ -122,10 +123,12 @@ impl JobStore {
 
 fn read(db: &Connection, now: UnixSecs) -> Result<Vec<Earnings>, StoreError> {
     let today = now.utc_day();
-    let sql = "SELECT network, substr(wallet, 1, ?3) = ?4, model, state, settled_at IS NOT NULL,
-         settled_at >= ?1, settled_at >= ?2, count(*), sum(price_msat)
-         FROM jobs WHERE wallet IS NOT NULL AND settled_at IS NOT NULL
-         GROUP BY 1, 2, 3, 4, 5, 6, 7";
+    let sql =
+        "SELECT network, substr(wallet, 1, ?3) = ?4, model, state, settled_at IS NOT NULL, escrow,
+         coalesce(settled_at, held_at) >= ?1, coalesce(settled_at, held_at) >= ?2,
+         count(*), sum(price_msat)
+         FROM jobs WHERE wallet IS NOT NULL AND (settled_at IS NOT NULL OR held_at IS NOT NULL)
+         GROUP BY 1, 2, 3, 4, 5, 6, 7, 8";
     let midnight = to_sql(today * SECS_PER_DAY);
     let monday = to_sql(monday_of(today) * SECS_PER_DAY);
     let groups = all(
@@ -138,10 +141,11 @@ fn read(db: &Connection, now: UnixSecs) -> Result<Vec<Earnings>, StoreError> {
                 model: row.get(2)?,
                 state: state(row, 3)?,
                 settled: row.get(4)?,
-                today: row.get(5)?,
-                this_week: row.get(6)?,
-                jobs: from_sql(row.get(7)?),
-                amount: Msat::new(from_sql(row.get(8)?)),
+                escrow: row.get(5)?,
+                today: row.get(6)?,
+                this_week: row.get(7)?,
+                jobs: from_sql(row.get(8)?),
+                amount: Msat::new(from_sql(row.get(9)?)),
             })
         },
     )?;
@@ -182,13 +186,29 @@ impl Earned {
     fn add(&mut self, group: &Group) {
         let amount = group.amount;
         let grow = |sum: &mut Msat| *sum = sum.saturating_add(amount);
-        if group.settled {
-            self.jobs += group.jobs;
-            grow(&mut self.earned_msat);
-            if group.state == JobState::Failed {
-                self.failed_jobs += group.jobs;
-                grow(&mut self.owed_msat);
+        match group.state {
+            _ if group.settled => {
+                self.jobs += group.jobs;
+                grow(&mut self.earned_msat);
+                if group.escrow {
+                    grow(&mut self.escrow_msat);
+                }
+                if group.state == JobState::Failed {
+                    self.failed_jobs += group.jobs;
+                    grow(&mut self.owed_msat);
+                }
             }
+            JobState::Unreleased => {
+                self.unreleased_jobs += group.jobs;
+                grow(&mut self.unreleased_msat);
+            }
+            JobState::Held
+            | JobState::Running
+            | JobState::Done
+            | JobState::Delivered
+            | JobState::Released => grow(&mut self.held_msat),
+            // The customer has its money, or is to have it.
+            _ => {}
         }
     }
 }

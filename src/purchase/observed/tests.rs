@@ -4,6 +4,7 @@ use nostr::{EventBuilder, EventId, Keys, Kind};
 
 use super::*;
 use crate::ids::PurchaseId;
+use crate::purchase::lock::Lock;
 use crate::purchase::state::{PayBy, Quote, Settled, Terms};
 use crate::units::{Network, UnixSecs};
 
@@ -76,7 +77,7 @@ fn delivered() -> Phase {
 }
 
 fn outcome(before: &Phase, after: Phase) -> Option<Outcome> {
-    observation(before, &state(after), None).map(|seen| seen.outcome)
+    observation(before, &state(after), false, None).map(|seen| seen.outcome)
 }
 
 #[test]
@@ -109,14 +110,14 @@ fn only_what_is_the_providers_doing_speaks_against_it() {
 fn an_invoice_above_what_was_never_listed_is_no_fault() {
     let mut unpriced = state(failed(Code::BadInvoice));
     unpriced.terms.listed = None;
-    let seen = observation(&Phase::Requested, &unpriced, None).unwrap();
+    let seen = observation(&Phase::Requested, &unpriced, false, None).unwrap();
     assert_eq!(seen.outcome, Outcome::Refused);
 }
 
 #[test]
 fn a_paid_purchase_says_what_it_cost_and_how_long_it_took() {
     let after = state(delivered());
-    let seen = observation(&awaiting(), &after, Some(3)).unwrap();
+    let seen = observation(&awaiting(), &after, false, Some(3)).unwrap();
     assert_eq!(
         seen,
         Observation {
@@ -132,7 +133,7 @@ fn a_paid_purchase_says_what_it_cost_and_how_long_it_took() {
         settled: settled(),
         reason: String::new(),
     };
-    let seen = observation(&awaiting(), &state(nothing), Some(3)).unwrap();
+    let seen = observation(&awaiting(), &state(nothing), false, Some(3)).unwrap();
     assert_eq!(
         (seen.outcome, seen.price, seen.first_token_ms),
         (Outcome::Undelivered, PRICE, None)
@@ -156,4 +157,57 @@ fn the_first_token_is_measured_from_the_order_to_pay() {
     let mut resumed = FirstToken::default();
     resumed.see(&awaiting(), &state(delivered()), 90);
     assert_eq!(resumed.ms(), None);
+}
+
+#[test]
+fn escrow_is_judged_by_the_result_and_only_once_the_money_was_on_its_way() {
+    let lock = |word| Lock {
+        word,
+        ..Lock::ordered(quote())
+    };
+    let released = Phase::Released {
+        lock: lock(Word::InFlight),
+        text: "Paris".to_owned(),
+        elapsed_ms: 5,
+    };
+    let locked = Phase::Locked(lock(Word::InFlight));
+    let seen = observation(&locked, &state(released), false, None).unwrap();
+    assert_eq!((seen.outcome, seen.price), (Outcome::Delivered, PRICE));
+    let withheld = |word| Phase::Withheld {
+        lock: lock(word),
+        reason: String::new(),
+        spoiled: false,
+    };
+    assert_eq!(
+        outcome(&locked, withheld(Word::InFlight)),
+        Some(Outcome::Undelivered)
+    );
+    for word in [Word::Told, Word::Unknown("?".to_owned())] {
+        assert_eq!(outcome(&locked, withheld(word)), None);
+    }
+    // The money came back and there was no result: whatever was known of it before.
+    assert_eq!(
+        outcome(&locked, failed(Code::Undelivered)),
+        Some(Outcome::Undelivered)
+    );
+    assert_eq!(outcome(&locked, failed(Code::PaymentFailed)), None);
+}
+
+#[test]
+fn who_is_given_up_before_its_time_is_not_blamed_and_keeps_its_merit() {
+    let nothing = state(Phase::Undelivered {
+        quote: quote(),
+        settled: settled(),
+        reason: String::new(),
+    });
+    assert_eq!(observation(&awaiting(), &nothing, true, None), None);
+    let seen = observation(&awaiting(), &state(delivered()), true, None);
+    assert_eq!(seen.unwrap().outcome, Outcome::Delivered);
+
+    let mut waiting = state(awaiting());
+    waiting.terms.deadline = UnixSecs::new(100);
+    let cut = |happening, at| cuts_short(&happening, &waiting, UnixSecs::new(at));
+    assert!(cut(Happening::Deadline, 99));
+    assert!(!cut(Happening::Deadline, 100));
+    assert!(!cut(Happening::NoWholeText, 0));
 }

@@ -194,16 +194,21 @@ fn earnings_add_up_by_day_week_and_model_and_tell_play_money() {
     assert!(!world.home("seller").join("provider").exists());
 
     let seller = world.provider("seller", &[]);
-    for _ in 0..3 {
+    for _ in 0..5 {
         world.buy("buyer", &["--prompt", "x"]).expect(0);
     }
     drop(seller);
-    // One of them was long ago, by another model; one failed.
+    // One of them was long ago, by another model; one failed; three were in escrow: one is settled, one
+    // locked, and one was never released.
     let store = world.home("seller").join("provider/jobs.sqlite");
     let db = Connection::open(&store).unwrap();
     db.execute_batch(
         "UPDATE jobs SET settled_at = 1000000, model = 'old\u{1b}[31m' WHERE rowid = 1;
-         UPDATE jobs SET state = 'failed', error = 'it \u{1b}[31mbroke' WHERE rowid = 2;",
+         UPDATE jobs SET state = 'failed', error = 'it \u{1b}[31mbroke' WHERE rowid = 2;
+         UPDATE jobs SET escrow = 1, held_at = settled_at WHERE rowid >= 3;
+         UPDATE jobs SET settled_at = NULL WHERE rowid >= 4;
+         UPDATE jobs SET state = 'settled' WHERE rowid = 3;
+         UPDATE jobs SET state = 'unreleased' WHERE rowid = 5;",
     )
     .unwrap();
     drop(db);
@@ -223,10 +228,10 @@ fn earnings_add_up_by_day_week_and_model_and_tell_play_money() {
             (&of["failed_jobs"], &of["owed_msat"]),
             (&1.into(), &PRICE.into())
         );
-        assert_eq!(
-            (&of["escrow_msat"], &of["held_msat"]),
-            (&0.into(), &0.into())
-        );
+        for amount in ["escrow_msat", "held_msat", "unreleased_msat"] {
+            assert_eq!(of[amount], PRICE, "{amount}: {earned}");
+        }
+        assert_eq!(of["unreleased_jobs"], 1);
     }
     let models = earned["models"].as_array().unwrap();
     let names: Vec<&str> = models
@@ -242,17 +247,21 @@ fn earnings_add_up_by_day_week_and_model_and_tell_play_money() {
         .stdout;
     assert!(plain.starts_with("regtest, play money\n"), "{plain}");
     assert!(plain.contains("30 sats from 3 jobs"), "{plain}");
-    assert!(
-        plain.contains("10 sats owed for 1 job that failed"),
-        "{plain}"
-    );
+    for said in [
+        "10 sats owed for 1 job that failed",
+        "10 sats of it from escrow",
+        "10 sats locked in escrow",
+        "10 sats never released for 1 job",
+    ] {
+        assert!(plain.contains(said), "{said}: {plain}");
+    }
     let jobs = |args: &[&str]| {
         let args = [&["jobs"], args].concat();
         let ran = run(&mut world.bare_provider("seller", &args)).expect(0);
         assert!(!ran.stdout.contains('\u{1b}'), "{ran:?}");
         ran.stdout.lines().count()
     };
-    assert_eq!(jobs(&[]), 3);
+    assert_eq!(jobs(&[]), 5);
     assert_eq!(jobs(&["--limit", "2"]), 2);
     assert_eq!(jobs(&["--state", "failed,paid"]), 1);
     assert_eq!(jobs(&["--model", "echo", "--limit", "1"]), 1);

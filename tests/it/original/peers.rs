@@ -516,6 +516,23 @@ impl Provider {
     }
 }
 
+/// Whether a relay serves the subscription of the later version's provider, which names itself and a UUID.
+pub async fn hears_direct_requests(relay: &str) -> bool {
+    let mut provider = Line::connect(relay, Keys::generate()).await;
+    let uuid = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
+    let id = format!("job-requests-{}-{uuid}", provider.key());
+    let filter = json!({"kinds": [5050], "#p": [provider.key()]});
+    provider.subscribe(&id, filter).await;
+    let mut customer = Line::connect(relay, Keys::generate()).await;
+    let to = vec!["p".to_owned(), provider.key()];
+    customer
+        .publish(5050, vec![to], "What is 2+2?".into())
+        .await;
+    timeout(Duration::from_secs(10), provider.next(&id))
+        .await
+        .is_ok()
+}
+
 /// Once each, at the start.
 async fn announce(line: &mut Line, relay: &str, channel: &str, served: &Served) {
     let models: Vec<String> = served.model.iter().map(|_| "mock:latest".into()).collect();

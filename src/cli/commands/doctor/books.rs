@@ -80,8 +80,10 @@ fn state_of_ledger(patient: &Patient, subject: &str, found: &Checkup) -> Finding
     }
     // What is open while a buyer is at work is its business.
     let left = found.open > 0 && found.users.is_empty();
+    // What is paid for good and never came is not mended by looking again; what is locked is.
+    let locked = found.undelivered > 0 && !found.reserved.is_zero() && found.users.is_empty();
     let message = said.join(", ");
-    if found.in_doubt > 0 || found.undelivered > 0 || left {
+    if found.in_doubt > 0 || locked || left {
         return Finding::warning("ledger", subject, message).fix(patient.command("recover"));
     }
     Finding::ok("ledger", subject, message)
@@ -120,6 +122,7 @@ fn state_of_jobs(patient: &Patient, subject: &str, found: &store::Checkup) -> Fi
     }
     for (count, what) in [
         (found.unfinished, "paid and not done"),
+        (found.unsettled, "in escrow and not settled"),
         (found.untold, "done and not told"),
         (found.failed, "paid and failed: their money is owed"),
     ] {
@@ -128,7 +131,7 @@ fn state_of_jobs(patient: &Patient, subject: &str, found: &store::Checkup) -> Fi
         }
     }
     let message = said.join(", ");
-    if (found.unfinished > 0 || found.untold > 0) && !found.selling {
+    if found.unfinished + found.unsettled + found.untold > 0 && !found.selling {
         // Selling again does what is left.
         return Finding::warning("jobs", subject, message).fix(patient.command("--create-channel"));
     }

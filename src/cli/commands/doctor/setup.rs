@@ -1,10 +1,8 @@
 //! Configuration, folders, files and the key: what is on this machine before anything is opened.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use nostr::PublicKey;
-use serde::Deserialize;
 
 use super::{Finding, Patient, named, quoted};
 use crate::cli::args::GlobalArgs;
@@ -169,15 +167,6 @@ pub(super) fn files(patient: &Patient) -> Vec<Finding> {
     found
 }
 
-/// How an identity file begins, whatever guards the rest.
-#[derive(Deserialize)]
-struct Head {
-    protection: String,
-}
-
-/// The most of an identity file that is read.
-const MOST_OF_IDENTITY: u64 = 64 * 1024;
-
 /// The key: where it comes from and how it is kept. Nothing is made and no password asked for, so the public
 /// key may stay unknown.
 pub(super) fn identity(patient: &Patient) -> (Finding, Option<PublicKey>) {
@@ -188,53 +177,37 @@ pub(super) fn identity(patient: &Patient) -> (Finding, Option<PublicKey>) {
         let message = format!("{}{how}", named(key));
         (Finding::ok("identity", subject, message), Some(key))
     };
-    match source.of_environment() {
-        Ok(Some(identity)) => return known("environment", identity.public_key(), ""),
-        Ok(None) => {}
+    match source.comes_before_the_file() {
+        // Somebody else's place: nothing is made by looking there.
+        Ok(true) => {
+            let mut from_environment = &source.environment;
+            return match source.public_key(&mut from_environment) {
+                Ok(found) => known(found.origin.as_str(), found.who, ""),
+                Err(error) => (problem("environment or config", &error.to_string()), None),
+            };
+        }
+        Ok(false) => {}
         Err(error) => return (problem("environment", &error.to_string()), None),
     }
-    if source.secret_key.is_some() || source.mnemonic.is_some() {
-        // A reference: nothing is made by following it.
-        return match source.open() {
-            Ok((identity, _)) => known("config", identity.public_key(), ""),
-            Err(error) => (problem("config", &error.to_string()), None),
-        };
-    }
     let subject = source.file.display().to_string();
-    match protection(&source.file) {
+    let stored = match keystore::load(&source.file) {
+        Ok(Some(stored)) => stored,
         Ok(None) => {
             let message = "there is none yet: it is made on first use";
-            (Finding::ok("identity", subject, message), None)
+            return (Finding::ok("identity", subject, message), None);
         }
-        Ok(Some(word)) if word != "none" => {
-            let message = "encrypted with a password";
-            (Finding::ok("identity", subject, message), None)
+        Err(error) => {
+            let mend = "restore it from a backup, or move it away and run `identity new`";
+            return (problem(&subject, &format!("{error}; {mend}")), None);
         }
-        Ok(Some(_)) | Err(_) => match keystore::read(&source.file) {
-            Ok(Some(identity)) => known(
-                &subject,
-                identity.public_key(),
-                ", not encrypted: file permissions alone guard it",
-            ),
-            Ok(None) => (problem(&subject, "it went away"), None),
-            Err(error) => {
-                let mend = "restore it from a backup, or move it away and run `identity new`";
-                let message = format!("{error}; {mend}");
-                (problem(&subject, &message), None)
-            }
-        },
-    }
-}
-
-/// The word for how an identity file is guarded; `None` if there is no such file.
-fn protection(file: &Path) -> std::io::Result<Option<String>> {
-    let opened = match std::fs::File::open(file) {
-        Ok(opened) => opened,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
     };
-    let mut bytes = Vec::new();
-    opened.take(MOST_OF_IDENTITY).read_to_end(&mut bytes)?;
-    let head: Head = serde_json::from_slice(&bytes).map_err(std::io::Error::other)?;
-    Ok(Some(head.protection))
+    let how = if stored.is_encrypted() {
+        ", encrypted with a password"
+    } else {
+        ", not encrypted: file permissions alone guard it (`identity password` encrypts it)"
+    };
+    match stored.public_key() {
+        Ok(key) => known(&subject, key, how),
+        Err(error) => (problem(&subject, &error.to_string()), None),
+    }
 }

@@ -3,7 +3,7 @@
 //! The library sends each request through [`Exchange`] and sees nothing but answers that are successful,
 //! bounded and in order. What goes wrong comes back through it as a [`Trouble`].
 
-use std::pin::Pin;
+use std::convert::Infallible;
 use std::sync::Once;
 use std::time::Duration;
 
@@ -70,10 +70,10 @@ impl Trouble {
             OpenAIError::Reqwest(error) => Self::of_request(error),
             // Its own words repeat the whole answer.
             OpenAIError::JSONDeserialize(error, _) => {
-                Self::Unreadable(format!("its answer is not what it should be: {error}"))
+                let why = wire::line(&error.to_string());
+                Self::Unreadable(format!("its answer is not what it should be: {why}"))
             }
-            OpenAIError::StreamError(error) => Self::Unreadable(error.to_string()),
-            other => Self::Unreadable(other.to_string()),
+            other => Self::Unreadable(wire::line(&other.to_string())),
         }
     }
 }
@@ -111,9 +111,10 @@ pub(super) fn connections(address: &ServerAddress) -> Result<reqwest::Client, Ba
         // Else it would read the system's certificates, and fail on a machine that has none.
         builder.tls_certs_only([])
     };
-    builder
-        .build()
-        .map_err(|error| BackendError::Failed(format!("no TLS: {}", root_words(&error))))
+    builder.build().map_err(|error| {
+        let why = root_words(&error);
+        BackendError::Failed(format!("no https from this machine: {why}"))
+    })
 }
 
 /// Sees to it that the process has a crypto provider: reqwest panics without one. rustls installs the same
@@ -194,20 +195,21 @@ async fn read_whole(mut response: Response) -> Result<Vec<u8>, Trouble> {
     Ok(whole)
 }
 
-/// The body as whole lines, each as soon as it is here, up to `[DONE]`.
+/// The body as whole lines, each as soon as it is here, up to `[DONE]`. What goes wrong on the way is the
+/// last event: the library would keep of an error no more than that there was one.
 fn in_lines(response: Response) -> Body {
     let bytes = Box::pin(response.bytes_stream());
-    let lines = stream::try_unfold(Some((bytes, Lines::default())), |state| async move {
-        let Some((mut bytes, mut lines)) = state else {
-            return Ok(None);
+    let lines = stream::unfold(Some((bytes, Lines::default())), |state| async move {
+        let (mut bytes, mut lines) = state?;
+        let whole = match bytes.next().await {
+            Some(Ok(next)) => lines.take(&next).map_err(|bad| bad.to_string()),
+            Some(Err(error)) => Err(root_words(&error)),
+            None => lines.end().map_err(|bad| bad.to_string()),
         };
-        let whole = match Pin::new(&mut bytes).next().await {
-            Some(Ok(next)) => lines.take(&next).map_err(BoxError::from)?,
-            Some(Err(error)) => return Err(Trouble::of_request(error).into()),
-            None => lines.end().map_err(BoxError::from)?,
-        };
-        let state = (!lines.is_done()).then_some((bytes, lines));
-        Ok::<_, BoxError>(Some((whole, state)))
+        let goes_on = whole.is_ok() && !lines.is_done();
+        let whole = whole.unwrap_or_else(|why| wire::broken(&why));
+        let state = goes_on.then_some((bytes, lines));
+        Some((Ok::<_, Infallible>(whole), state))
     });
     Body::wrap_stream(lines)
 }

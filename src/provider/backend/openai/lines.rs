@@ -69,6 +69,7 @@ impl Lines {
         if !self.done {
             self.end_line(&mut whole);
         }
+        // Any other line may be the beginning of one.
         if self.done {
             Ok(whole)
         } else {

@@ -1,7 +1,7 @@
 //! What is said to servers and what they say, read leniently: every server leaves out, or sets to null,
 //! something that another one has.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 /// The most characters of a server's own words that we repeat to the owner.
@@ -54,6 +54,16 @@ pub(super) struct Completion {
     usage: Option<Usage>,
     error: Option<Value>,
     message: Option<Value>,
+    /// Ours: see [`broken`].
+    #[serde(rename = "agent-compute:broken")]
+    broken: Option<String>,
+}
+
+/// The event that our transport ends a stream with that breaks off.
+pub(super) fn broken(why: &str) -> Vec<u8> {
+    let event = serde_json::json!({ "agent-compute:broken": line(why) });
+    // What came before may be an event without its end.
+    format!("\n\ndata: {event}\n\n").into_bytes()
 }
 
 #[derive(Default, Deserialize)]
@@ -62,7 +72,13 @@ struct Choice {
     index: Option<u32>,
     delta: Option<Words>,
     message: Option<Words>,
-    finish_reason: Option<String>,
+    /// Absent, null as long as the model goes on, or why it ended.
+    #[serde(deserialize_with = "present")]
+    finish_reason: Option<Value>,
+}
+
+fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(from).map(Some)
 }
 
 #[derive(Default, Deserialize)]
@@ -87,10 +103,22 @@ pub(super) struct Piece {
     pub(super) text: String,
     /// Whether tokens were spent on it: on text, or on thoughts.
     pub(super) spent: bool,
-    /// Whether the model has ended.
-    pub(super) ended: bool,
+    /// Whether the model has ended; `None`: the server does not say.
+    pub(super) ended: Option<bool>,
     /// How many tokens the whole took.
     pub(super) tokens: Option<u32>,
+    /// Why there are no more.
+    pub(super) broken: Option<String>,
+}
+
+impl Piece {
+    /// The end of a stream that broke off.
+    pub(super) fn broken(why: &str) -> Self {
+        Self {
+            broken: Some(why.to_owned()),
+            ..Self::default()
+        }
+    }
 }
 
 impl Completion {
@@ -122,8 +150,9 @@ impl Completion {
             text,
             ended: choice
                 .finish_reason
-                .is_some_and(|reason| !reason.is_empty()),
+                .map(|reason| reason.as_str().is_some_and(|reason| !reason.is_empty())),
             tokens: tokens.and_then(|tokens| u32::try_from(tokens).ok()),
+            broken: self.broken,
         })
     }
 }
@@ -159,7 +188,8 @@ fn words(value: &Value) -> Option<String> {
     }
 }
 
-fn line(text: &str) -> String {
+/// A text on one line, cut.
+pub(super) fn line(text: &str) -> String {
     let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
     clean.take(MOST_WORDS).collect::<String>().trim().to_owned()
 }
@@ -177,46 +207,46 @@ mod tests {
     #[test]
     fn pieces_of_all_dialects_are_read() {
         let text = |json: &str| read(json).map(|piece| (piece.text, piece.spent, piece.ended));
-        let of = |text: &str, spent, ended| Ok((text.to_owned(), spent, ended));
+        let of = |text: &str, spent, ended: Option<bool>| Ok((text.to_owned(), spent, ended));
         for (json, meaning) in [
             (
                 r#"{"choices":[{"delta":{"content":"a"}}]}"#,
-                of("a", true, false),
+                of("a", true, None),
             ),
             (
                 r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":null},"finish_reason":null}]}"#,
-                of("", false, false),
+                of("", false, Some(false)),
             ),
             (
                 r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#,
-                of("", false, true),
+                of("", false, Some(true)),
             ),
             (
                 r#"{"choices":[{"index":0,"finish_reason":"length"}]}"#,
-                of("", false, true),
+                of("", false, Some(true)),
             ),
             (
                 r#"{"choices":[{"delta":{"reasoning_content":"hm"}}]}"#,
-                of("", true, false),
+                of("", true, None),
             ),
             (
                 r#"{"choices":[{"delta":{"content":"","reasoning":"hm"}}]}"#,
-                of("", true, false),
+                of("", true, None),
             ),
             (
                 r#"{"choices":[{"message":{"role":"assistant","content":"whole"},"finish_reason":"stop"}]}"#,
-                of("whole", true, true),
+                of("whole", true, Some(true)),
             ),
             (
                 r#"{"choices":[{"index":1,"delta":{"content":"other"}}]}"#,
-                of("", false, false),
+                of("", false, None),
             ),
             (
                 r#"{"choices":[],"usage":{"completion_tokens":3}}"#,
-                of("", false, false),
+                of("", false, None),
             ),
-            (r#"{"choices":null,"usage":null}"#, of("", false, false)),
-            ("{}", of("", false, false)),
+            (r#"{"choices":null,"usage":null}"#, of("", false, None)),
+            ("{}", of("", false, None)),
         ] {
             assert_eq!(text(json), meaning, "{json}");
         }
