@@ -98,7 +98,6 @@ pub(super) struct Engine {
     caught_up: bool,
     serve_stored_since: UnixSecs,
     leaving: bool,
-    left_at: Option<Instant>,
 
     tasks: JoinSet<Outcome>,
     task_jobs: HashMap<task::Id, EventId>,
@@ -315,7 +314,6 @@ impl Engine {
     /// Withdraws the listing and gives up what nobody has paid.
     fn leave(&mut self) {
         self.leaving = true;
-        self.left_at = Some(Instant::now());
         let (shop, announcer) = (Arc::clone(&self.shop), Arc::clone(&self.announcer));
         self.spawn(None, async move {
             let voice = &shop.workshop.voice;

@@ -153,7 +153,7 @@ pub struct Unfinished {
     pub late: Vec<LateQuote>,
     /// Paid or held and not done, oldest payment first.
     pub paid: Vec<Job>,
-    /// Held, and no longer to be worked on.
+    /// Held, and no longer to be worked on, or released already.
     pub holds: Vec<OpenHold>,
     /// Done or failed, and the customer was not told.
     pub unsent: Vec<Unsent>,

@@ -19,7 +19,7 @@ use crate::provider::store::{OpenHold, Unsettled};
 use crate::units::{Msat, UnixSecs};
 use crate::wallet::{Incoming, WalletError};
 
-/// How long leaving waits for releases: since it was asked for, and since the result was on record.
+/// How long after a result leaving waits for its release: customers release at once.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// With so many jobs in escrow that are not settled, no more are taken: of all, and of one customer, quotes
@@ -119,6 +119,10 @@ impl Engine {
         customers.truncate(MOST_MISSED_CUSTOMERS);
         for open in left {
             let request = open.address.request;
+            if let Some(working) = self.holds.get_mut(&request) {
+                working.preimage = open.preimage;
+                continue;
+            }
             let hold = Hold {
                 address: open.address,
                 payment_hash: open.payment_hash,
@@ -350,13 +354,10 @@ impl Engine {
         }
     }
 
-    /// Whether a result that is out may be released within the time that leaving takes.
+    /// Whether a result is so new that its release may come any moment.
     pub(super) fn expects_release(&self, now: Instant) -> bool {
         self.holds.values().any(|hold| match hold.stage {
-            Stage::Delivered(at) => {
-                let from = self.left_at.map_or(at, |left| left.max(at));
-                now < from + RELEASE_PATIENCE
-            }
+            Stage::Delivered(at) => now < at + RELEASE_PATIENCE,
             _ => false,
         })
     }

@@ -158,7 +158,6 @@ impl Engine {
             caught_up: false,
             serve_stored_since: shop.now().minus(OVERLAP_SECS),
             leaving: false,
-            left_at: None,
             tasks: JoinSet::new(),
             task_jobs: HashMap::new(),
             subscription: Some(subscription),

@@ -11,7 +11,8 @@ use crate::provider::job::{Address, JobState, JobStep};
 use crate::provider::pricing::Standing;
 use crate::units::{Msat, UnixSecs};
 
-/// A job in escrow whose work is over, and whose money is neither ours nor the customer's again.
+/// A job in escrow whose work is over, or that is released already, and whose money is neither ours nor the
+/// customer's again.
 #[derive(Clone, Debug)]
 pub struct OpenHold {
     /// The job.
@@ -22,7 +23,7 @@ pub struct OpenHold {
     pub price: Msat,
     /// When the customer gets it back unless it is settled.
     pub held_until: UnixSecs,
-    /// `done`, `delivered`, `released` or `returning`.
+    /// `done`, `delivered`, `released` or `returning`; `held` or `running` if it was released early.
     pub state: JobState,
     /// What the customer has released. Possibly before the work was done.
     pub preimage: Option<Preimage>,

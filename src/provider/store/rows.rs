@@ -81,12 +81,14 @@ pub(super) fn read_unfinished(
     })
 }
 
-/// Jobs in escrow whose work is over, and whose money is neither ours nor the customer's again.
+/// Jobs in escrow whose work is over, and whose money is neither ours nor the customer's again; and those
+/// that were released before their work was over.
 fn read_holds(db: &Connection, seller: &Seller, most: i64) -> Result<Vec<OpenHold>, StoreError> {
     let mut rows = db.prepare(
         "SELECT request_id, customer, channel, payment_hash, price_msat, held_until, state, preimage,
          changed_at, sealed FROM jobs WHERE escrow = 1 AND provider = ?1 AND wallet IS ?2 AND network = ?3
-         AND state IN ('done', 'delivered', 'released', 'returning') AND settled_at IS NULL
+         AND (state IN ('done', 'delivered', 'released', 'returning')
+         OR (state IN ('held', 'running') AND preimage IS NOT NULL)) AND settled_at IS NULL
          ORDER BY held_at, rowid LIMIT ?4",
     )?;
     let (key, network) = (seller.key.to_hex(), seller.network.as_str());

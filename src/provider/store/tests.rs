@@ -376,6 +376,8 @@ async fn a_start_finds_held_money_whatever_was_to_be_done_with_it() {
     let no_result = Finish { error, ..result() };
     let undone = store.finish(failed, until, no_result.clone(), NOW).await;
     assert_eq!(undone, Ok(JobState::Returning));
+    let at_work = store.release(running, preimage(4), NOW).await;
+    assert_eq!(at_work, Ok(JobState::Running));
     let refused = store.release(failed, preimage(8), NOW).await;
     assert_eq!(refused, Err(StoreError::Illegal(JobState::Returning)));
     let settled = held(&store, 9).await;
@@ -401,6 +403,7 @@ async fn a_start_finds_held_money_whatever_was_to_be_done_with_it() {
         .map(|hold| (hold.address.request, hold.state, hold.preimage))
         .collect();
     let expected = [
+        (running, JobState::Running, Some(preimage(4))),
         (done, JobState::Done, None),
         (early, JobState::Done, Some(preimage(6))),
         (released, JobState::Released, Some(preimage(7))),
