@@ -13,9 +13,9 @@ use agent_compute::protocol::Feature;
 use agent_compute::protocol::message::AgentMessage;
 use agent_compute::wallet::{Incoming, Wallet};
 
+use crate::cast::{Asked, Peer};
 use crate::harness::Ran;
-use crate::hostile::cast::{Asked, Peer};
-use crate::hostile::stage::{self, Books, Customer, PRICE, Stage};
+use crate::stage::{self, Books, Customer, PRICE, Stage};
 
 /// A job whose money is held.
 #[derive(Clone)]

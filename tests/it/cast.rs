@@ -20,7 +20,7 @@ use agent_compute::wallet::{
 };
 use nostr::{Event, EventBuilder, EventId, Filter, Keys, Kind, PublicKey, Timestamp};
 
-use super::stage::{PRICE, SOON, Stage};
+use crate::stage::{PRICE, SOON, Stage};
 
 /// Somebody who speaks in a channel.
 pub(crate) struct Peer {

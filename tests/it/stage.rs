@@ -22,7 +22,7 @@ use agent_compute::wallet::sim::{SimOptions, SimWallet};
 use nostr::{Keys, PublicKey};
 use serde_json::Value;
 
-use super::cast::Peer;
+use crate::cast::Peer;
 use crate::harness::{Provider, Ran, Running, World, assert_conserved, run};
 
 /// The bound of everything that should happen at once. Machines are shared.
