@@ -5,6 +5,7 @@
 //! the machine's), `CRASH_ROUNDS=N` makes the killings go on for longer.
 
 mod crowd;
+mod escrow;
 mod killed;
 mod library;
 mod spoiled_ledger;
