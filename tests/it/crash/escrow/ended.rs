@@ -158,7 +158,8 @@ async fn a_clock_that_is_set_wrong_while_money_is_locked_frees_and_loses_nothing
         let buyer = client(&world, &keys, &clock).await;
         let mut open = PRICE;
         for _ in 0..MOST_RECOVERIES {
-            buyer.recover().await.unwrap();
+            let found = buyer.recover().await.unwrap();
+            println!("at {at:?}: {found:#?}");
             let budget = buyer.budget().await.unwrap();
             open = budget.usage.reserved.get();
             if open == 0 {
