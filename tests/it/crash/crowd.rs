@@ -6,7 +6,12 @@ use crate::harness::{Ran, Running};
 pub(super) const CROWD: usize = 8;
 
 /// Runs the same purchase in eight processes at once.
-pub(super) fn all_at_once(world: &World, home: &str, args: &[&str], fault: Option<&str>) -> Vec<Ran> {
+pub(super) fn all_at_once(
+    world: &World,
+    home: &str,
+    args: &[&str],
+    fault: Option<&str>,
+) -> Vec<Ran> {
     let buyers: Vec<_> = (0..CROWD)
         .map(|_| {
             let mut command = world.customer(home, &["--json", "--prompt", "x"]);

@@ -7,6 +7,7 @@ mod ended;
 mod faults;
 mod stages;
 mod stopped;
+mod undone;
 mod wire;
 
 use std::time::Duration;
@@ -21,13 +22,17 @@ struct Seller(Running);
 
 impl Seller {
     fn start(world: &World, args: &[&str]) -> Self {
-        Self::start_in(world, "seller", args)
+        Self::on(
+            &world.relay,
+            world,
+            &[&["--backend", "echo"], args].concat(),
+        )
     }
 
-    fn start_in(world: &World, home: &str, args: &[&str]) -> Self {
-        let fixed = ["--json", "--relay", &world.relay, "--backend", "echo"];
-        let mut command = world.bare_provider(home, &fixed);
-        command.args(["--wallet", "sim", "--create-channel", "--stream"]);
+    fn on(relay: &str, world: &World, args: &[&str]) -> Self {
+        let fixed = ["--json", "--relay", relay, "--wallet", "sim"];
+        let mut command = world.bare_provider("seller", &fixed);
+        command.args(["--create-channel", "--stream"]);
         let mut process = Running::start(command.args(args));
         process.wait_for("ready", reached("ready"));
         Self(process)
@@ -54,7 +59,11 @@ fn start_buying(world: &World, home: &str, args: &[&str]) -> Running {
 
 /// Every other purchase says its words in public.
 fn in_public(n: usize) -> &'static [&'static str] {
-    if n.is_multiple_of(2) { &[] } else { &["--plaintext"] }
+    if n.is_multiple_of(2) {
+        &[]
+    } else {
+        &["--plaintext"]
+    }
 }
 
 /// Waits until the seller has no job any more that somebody's money is locked for, or that is owed.
@@ -64,7 +73,14 @@ fn until_sold(world: &World) {
     loop {
         open.clear();
         open.extend(jobs(world, "seller").into_iter().filter(|job| {
-            let over = ["settled", "delivered", "quoted", "expired", "cancelled"];
+            let over = [
+                "settled",
+                "returned",
+                "delivered",
+                "quoted",
+                "expired",
+                "cancelled",
+            ];
             !over.contains(&job["state"].as_str().unwrap())
         }));
         if open.is_empty() {
@@ -91,7 +107,10 @@ fn assert_all_delivered(world: &World, home: &str) -> u64 {
 
 /// What is held at the bank right now, in msat.
 fn held_at_bank(world: &World) -> u64 {
-    agent_compute::wallet::sim::audit(&world.bank()).unwrap().held.get()
+    agent_compute::wallet::sim::audit(&world.bank())
+        .unwrap()
+        .held
+        .get()
 }
 
 /// Lets the time of everything that is held be over. Whoever touches the bank next gives it back.

@@ -35,7 +35,10 @@ fn is_bought(buying: &mut Running) -> bool {
         return true;
     }
     assert_eq!(last["code"], "provider_refused", "{last}");
-    assert!(last["message"].as_str().unwrap().contains("use a new one"), "{last}");
+    assert!(
+        last["message"].as_str().unwrap().contains("use a new one"),
+        "{last}"
+    );
     assert_eq!((&last["retryable"], code), (&true.into(), Some(10)));
     false
 }

@@ -45,9 +45,7 @@ fn the_holder_of_a_key_may_die_with_the_money_locked_and_the_others_still_get_on
     for round in 0..rounds(4) {
         let home = format!("buyer-{round}");
         let args = ["--idempotency-key", "k", "--timeout", "50"];
-        let mut crowd: Vec<Running> = (0..4)
-            .map(|_| start_buying(&world, &home, &args))
-            .collect();
+        let mut crowd: Vec<Running> = (0..4).map(|_| start_buying(&world, &home, &args)).collect();
         moments.pass(usual * 2);
         crowd[0].kill();
         if moments.one_in(2) {
@@ -75,18 +73,50 @@ fn recover_beside_living_buyers_never_touches_what_they_have_locked() {
     while alive {
         let states = |buying: &mut Vec<Running>| {
             let is_alive = |one: &mut Running| one.child.try_wait().unwrap().is_none();
-            buying.iter_mut().filter_map(|one| is_alive(one).then_some(())).count()
+            buying
+                .iter_mut()
+                .filter_map(|one| is_alive(one).then_some(()))
+                .count()
         };
         let before = states(&mut buying);
         let ran = recover(&world, "buyer");
         alive = states(&mut buying) > 0;
         if before == 4 && states(&mut buying) == 4 {
-            assert_eq!(ran.expect(0).stdout, "", "nothing is anybody else's to recover");
+            assert_eq!(
+                ran.expect(0).stdout,
+                "",
+                "nothing is anybody else's to recover"
+            );
         }
     }
     for one in &mut buying {
         assert_eq!(one.exit_code(), Some(0));
     }
     assert_eq!(assert_all_delivered(&world, "buyer"), 4 * PRICE);
-    assert_eq!(world.provider_balance("seller"), OPENING_BALANCE + 4 * PRICE);
+    assert_eq!(
+        world.provider_balance("seller"),
+        OPENING_BALANCE + 4 * PRICE
+    );
+}
+
+#[test]
+fn of_many_recoveries_at_once_each_does_its_part_and_none_does_it_twice() {
+    let world = World::new();
+    let _seller = Seller::start(&world, &[]);
+    for step in ["paying", "locked", "released"] {
+        for _ in 0..2 {
+            let mut buying = start_buying(&world, "buyer", &[]);
+            buying.wait_for(step, reached(step));
+            buying.kill();
+        }
+    }
+    let mut all: Vec<Running> = (0..4)
+        .map(|_| Running::start(&mut world.customer("buyer", &["recover"])))
+        .collect();
+    for one in &mut all {
+        assert_eq!(one.exit_code(), Some(0));
+    }
+    let spent = assert_all_delivered(&world, "buyer");
+    assert!(spent >= 4 * PRICE, "{spent}");
+    assert_eq!(world.provider_balance("seller"), OPENING_BALANCE + spent);
 }

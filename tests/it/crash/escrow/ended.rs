@@ -113,7 +113,10 @@ fn a_customer_that_stood_still_past_the_hold_says_what_became_of_it() {
         let is_error = line.contains("\"event\":\"error\"");
         is_error.then(|| serde_json::from_str(line).unwrap())
     });
-    assert_eq!((&error["paid_msat"], &error["reserved_msat"]), (&0.into(), &0.into()));
+    assert_eq!(
+        (&error["paid_msat"], &error["reserved_msat"]),
+        (&0.into(), &0.into())
+    );
     settle(&world, "buyer");
     assert_cost_nothing(&world, "buyer", "failed");
     until_sold(&world);
@@ -138,7 +141,10 @@ async fn a_clock_that_is_set_wrong_while_money_is_locked_frees_and_loses_nothing
     let keys = Keys::generate();
     let now = Clock::system().now();
     // A day back, and a month on: only the wallet's word counts, never the calendar's.
-    for (bought, at) in [now.minus(86_400), now.plus(30 * 86_400)].into_iter().enumerate() {
+    for (bought, at) in [now.minus(86_400), now.plus(30 * 86_400)]
+        .into_iter()
+        .enumerate()
+    {
         let clock = Clock::fixed(Clock::system().now());
         let buyer = client(&world, &keys, &clock).await;
         let request = PurchaseRequest {
@@ -158,8 +164,7 @@ async fn a_clock_that_is_set_wrong_while_money_is_locked_frees_and_loses_nothing
         let buyer = client(&world, &keys, &clock).await;
         let mut open = PRICE;
         for _ in 0..MOST_RECOVERIES {
-            let found = buyer.recover().await.unwrap();
-            println!("at {at:?}: {found:#?}");
+            buyer.recover().await.unwrap();
             let budget = buyer.budget().await.unwrap();
             open = budget.usage.reserved.get();
             if open == 0 {

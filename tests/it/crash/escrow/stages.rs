@@ -3,12 +3,26 @@
 use super::*;
 
 const OF_THE_CUSTOMER: [&str; 10] = [
-    "selected", "requested", "quoted", "reserved", "paying", "locked", "chunk", "released", "paid",
+    "selected",
+    "requested",
+    "quoted",
+    "reserved",
+    "paying",
+    "locked",
+    "chunk",
+    "released",
+    "paid",
     "result",
 ];
 
 const OF_THE_SELLER: [&str; 7] = [
-    "quoted", "held", "started", "chunk", "delivered", "released", "settled",
+    "quoted",
+    "held",
+    "started",
+    "chunk",
+    "delivered",
+    "released",
+    "settled",
 ];
 
 /// Once this is reported the money is locked: from here on nothing but a delivery may come of it.

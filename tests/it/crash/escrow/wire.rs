@@ -190,7 +190,10 @@ async fn a_release_that_never_arrives_is_said_again_by_recover() {
         let mut command = world.bare_customer("buyer", &args);
         let ran = run(command.args(["--relay", &url, "--wallet", "sim"])).expect(0);
         let result = ran.last();
-        assert_eq!((&result["text"], &result["paid_msat"]), (&TEXT.into(), &0.into()));
+        assert_eq!(
+            (&result["text"], &result["paid_msat"]),
+            (&TEXT.into(), &0.into())
+        );
         assert_eq!(result["reserved_msat"], PRICE);
         assert_eq!(world.daily("buyer"), (0, PRICE, 0));
         assert_eq!(held_at_bank(&world), PRICE);
@@ -213,11 +216,7 @@ async fn whatever_a_relay_does_to_the_providers_words_nothing_is_paid_for_nothin
                 let proxy = Proxy::start(&world.relay, message, harm, 1).await;
                 let url = proxy.url.clone();
                 blocking(move || {
-                    let fixed = ["--relay", &url, "--backend", "echo", "--wallet", "sim"];
-                    let mut command = world.bare_provider("seller", &fixed);
-                    command.args(["--json", "--create-channel", "--stream"]);
-                    let mut seller = Running::start(&mut command);
-                    seller.wait_for("ready", reached("ready"));
+                    let _seller = Seller::on(&url, &world, &["--backend", "echo"]);
                     let args = ["--plaintext", "--timeout", "4"];
                     let mut buying = start_buying(&world, "buyer", &args);
                     let code = buying.exit_code();
