@@ -95,3 +95,26 @@ fn with_both_killed_at_each_step_nothing_is_lost_and_nothing_paid_twice() {
     }
     assert_eq!(world.provider_balance("seller"), OPENING_BALANCE + earned);
 }
+
+#[test]
+fn the_same_key_after_a_kill_at_each_step_is_the_same_purchase() {
+    let world = World::new();
+    let _seller = Seller::start(&world, &[]);
+    for (n, step) in OF_THE_CUSTOMER.iter().enumerate() {
+        let home = format!("buyer-{step}");
+        let key = ["--idempotency-key", "k"];
+        let args = [&key, in_public(n)].concat();
+        let mut buying = start_buying(&world, &home, &args);
+        buying.wait_for(step, reached(step));
+        buying.kill();
+        let mut again = start_buying(&world, &home, &args);
+        let last = last_line(&mut again);
+        assert_eq!(last["text"], TEXT, "{step}: {last}");
+        again.exit_code();
+        assert_eq!(assert_all_delivered(&world, &home), PRICE, "{step}");
+        assert!(
+            !is_locked(step) || history(&world, &home).len() == 1,
+            "{step}"
+        );
+    }
+}

@@ -58,3 +58,40 @@ fn a_signal_at_any_moment_leaves_what_is_locked_recoverable() {
     }
     assert_all_delivered(&world, "buyer");
 }
+
+#[test]
+fn a_provider_told_to_leave_at_any_moment_delivers_or_gives_back() {
+    let world = World::new();
+    let mut seller = Seller::start(&world, &[]);
+    let mut moments = Moments::of("providers leaving under escrow");
+    let usual = usual_time(&world, "buyer");
+    let mut delivered = 1;
+    for _ in 0..rounds(6) {
+        let mut buying: Vec<Running> = (0..3)
+            .map(|_| start_buying(&world, "buyer", &["--timeout", "20"]))
+            .collect();
+        moments.pass(usual * 3);
+        seller.0.signal("TERM");
+        if moments.one_in(3) {
+            moments.pass(usual);
+            seller.0.signal("TERM");
+        }
+        seller.0.exit_code();
+        seller = Seller::start(&world, &[]);
+        for one in &mut buying {
+            let last = last_line(one);
+            one.exit_code();
+            if last["event"] == "result" {
+                delivered += 1;
+            } else {
+                // Before or after it was locked, but never paid.
+                assert_eq!(last["paid_msat"], 0, "{last}");
+            }
+        }
+    }
+    settle(&world, "buyer");
+    let spent = assert_one_story(&world, "buyer");
+    assert!(spent >= delivered * PRICE, "{spent}");
+    until_sold(&world);
+    assert_eq!(world.provider_balance("seller"), OPENING_BALANCE + spent);
+}
