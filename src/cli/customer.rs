@@ -141,7 +141,7 @@ pub enum Command {
     /// Look into the wallet
     #[command(subcommand, arg_required_else_help = true)]
     Wallet(WalletCommand),
-    /// Make, import or show this program's key
+    /// Make, import, show, encrypt or back up this program's key
     #[command(subcommand, arg_required_else_help = true)]
     Identity(IdentityCommand),
     /// Look for what would keep a purchase from working, and say what mends it
@@ -168,6 +168,9 @@ pub struct DemoArgs {
     /// Let the provider stream its answer
     #[arg(long)]
     pub stream: bool,
+    /// Lock the money first, and let it go after delivery
+    #[arg(long)]
+    pub htlc: bool,
 }
 
 /// `recover`

@@ -353,6 +353,10 @@ fn what_to_do_next(error: &Error, program: &str) -> Option<String> {
         Code::PaymentUnknown => {
             "`agent-customer recover` asks the wallet again; the money stays set aside until then."
         }
+        // The money is back: nothing is owed, and nothing comes.
+        Code::Undelivered if error.paid_msat().is_zero() && error.reserved_msat().is_zero() => {
+            return None;
+        }
         Code::Undelivered => "`agent-customer recover` fetches the result if it comes late.",
         Code::Interrupted if error.purchase().is_some() => {
             "`agent-customer recover` settles what was left open."

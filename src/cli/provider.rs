@@ -58,14 +58,11 @@ pub struct SellArgs {
     /// Serve this model; repeatable (default: all that the backend has)
     #[arg(long, value_name = "NAME", value_parser = args::model)]
     pub model: Vec<String>,
-    /// What runs the jobs (default: auto)
-    ///
-    /// auto: the model server found on this machine, on port 11434, 8080 or 11435, in this order;
-    /// openai: any OpenAI-compatible server (Ollama, llama.cpp, vLLM, OpenAI), best with --backend-url;
-    /// echo: repeats the prompt, for tests.
+    /// What runs the jobs: the model server found on port 11434, 8080 or 11435 of this machine; any
+    /// OpenAI-compatible one (Ollama, llama.cpp, vLLM, OpenAI); or, for tests, a repeater (default: auto)
     #[arg(long, value_name = "KIND")]
     pub backend: Option<BackendKind>,
-    /// Where the backend's server is, with or without /v1; a key for it: [provider] backend_key
+    /// Where the backend's server is, with or without /v1; a key for it goes into [provider] backend_key
     #[arg(long, value_name = "URL")]
     pub backend_url: Option<String>,
     /// What a request costs, in millisats (default: 10000)
@@ -116,7 +113,7 @@ pub enum Command {
     /// Look into the wallet
     #[command(subcommand, arg_required_else_help = true)]
     Wallet(WalletCommand),
-    /// Make, import or show this program's key
+    /// Make, import, show, encrypt or back up this program's key
     #[command(subcommand, arg_required_else_help = true)]
     Identity(IdentityCommand),
     /// Print a completion script for a shell

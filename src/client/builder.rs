@@ -153,8 +153,8 @@ impl Builder {
         self
     }
 
-    /// Which purchases a client that [only looks](Self::looks_only) judges providers by. By default those in
-    /// real money on its network.
+    /// Which purchases a client that [only looks](Self::looks_only) judges providers by, and counts against
+    /// the limits. By default those in real money on its network.
     #[must_use]
     pub const fn books(mut self, scope: Scope) -> Self {
         self.books = Some(scope);

@@ -44,6 +44,7 @@ mod builder;
 mod buy;
 mod info;
 mod request;
+mod survey;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -100,7 +101,8 @@ struct Ready {
     /// What was settled before the first purchase.
     recovered: Vec<Recovered>,
     scope: Scope,
-    /// Whose record of providers is looked at: this client's, unless it only looks.
+    /// Whose record of providers, and what is left of whose limits, is looked at: this client's, unless it
+    /// only looks.
     books: Scope,
     /// The network of offers; `None`: any.
     network: Option<Network>,
@@ -165,7 +167,7 @@ impl ComputeClient {
             discovery_time: within,
             ..PurchaseRequest::new("")
         };
-        buy::offers(ready, &request).await
+        survey::offers(ready, &request).await
     }
 
     /// The cheapest of these whose price fits the budget. Compared in millisatoshi, exactly.
@@ -214,7 +216,7 @@ impl ComputeClient {
         let ready = self.ready().await?;
         let ends = tokio::time::Instant::now() + request.discovery_time;
         let request = self.in_tick(request.clone());
-        let survey = buy::survey(ready, &request, ends).await?;
+        let survey = survey::survey(ready, &request, ends).await?;
         Ok(Preview {
             providers: survey.seen,
             selected: survey.chosen.map(|chosen| chosen.offer),

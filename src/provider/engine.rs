@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nostr::{EventId, Filter, Kind, PublicKey, Timestamp};
+use nostr::{EventId, Filter, Kind, Timestamp};
 use tokio::sync::watch;
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::Instant;
@@ -66,14 +66,6 @@ enum Phase {
     Working,
 }
 
-/// A job that the backend works on.
-#[derive(Debug)]
-struct Running {
-    customer: PublicKey,
-    /// Cancelled when the money that it is done for is gone.
-    lost: CancellationToken,
-}
-
 /// All that goes on.
 #[derive(Debug)]
 pub(super) struct Engine {
@@ -93,7 +85,8 @@ pub(super) struct Engine {
     by_job_id: HashMap<JobId, EventId>,
     lookups: LookUps,
     waiting: Queue,
-    running: HashMap<EventId, Running>,
+    /// What the backend works on, and how to tell that the money is gone.
+    running: HashMap<EventId, CancellationToken>,
     /// Money in escrow, by the request that it is to pay for.
     holds: HashMap<EventId, Hold>,
     leftovers: VecDeque<Unsent>,
@@ -173,11 +166,10 @@ impl Engine {
             let task = Arc::clone(&self.shop).look_up(hash, job);
             self.spawn(Some(job), task);
         }
-        while self.running.len() < self.max_jobs && !self.waiting.is_empty() {
-            let running = self.running_by_customer();
-            if let Some(request) = self.waiting.pop(&running) {
-                self.start_work(request);
-            }
+        while self.running.len() < self.max_jobs
+            && let Some(request) = self.waiting.pop()
+        {
+            self.start_work(request);
         }
         while self.telling < MOST_LEFTOVERS
             && let Some(unsent) = self.leftovers.pop_front()

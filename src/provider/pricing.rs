@@ -11,7 +11,7 @@
 //! | `price` | `max_price_msats` is below our price, which the message names | with a higher one |
 //! | `escrow` | no escrow here, or not of this kind; `payment_hash` missing, malformed, without an escrow, or used before; the wallet can't hold on it; results were kept without releasing the money | pay first; with a new hash |
 //! | `escrow`, after the money was held | the hold is too short for the work, or was taken back | with a longer hold |
-//! | `busy` | the queue is full; too many quotes of this customer are unpaid, too many of its jobs are under way, or too many of its results await their release; this provider is about to stop | later, or elsewhere |
+//! | `busy` | the queue is full; too many quotes of this customer are unpaid, too many of its jobs are under way, or too many of its jobs in escrow are not released; this provider is about to stop | later, or elsewhere |
 //! | `unreadable` | a `Sealed` request to us that does not open | sealed anew, or in the open |
 //! | `failed` | before payment: no invoice or record can be made now. After it: there is no result; what was held goes back, what was paid is owed | elsewhere |
 //!
@@ -24,9 +24,6 @@ use crate::units::Msat;
 
 /// For each result that a customer kept without releasing the money, so many that it released make up.
 const RELEASES_PER_KEPT: u64 = 10;
-
-/// The most results of one customer that await their release at once.
-const MOST_AWAITED: u64 = 32;
 
 /// What is on sale.
 #[derive(Clone, Debug)]
@@ -151,8 +148,6 @@ pub struct Standing {
     pub released: u64,
     /// Results that it kept without releasing the money.
     pub kept: u64,
-    /// Results that it has and may still release.
-    pub awaited: u64,
 }
 
 impl Standing {
@@ -169,12 +164,6 @@ impl Standing {
                  no more escrow for now, but you can pay first"
             );
             return Err(Refusal::new("escrow", why));
-        }
-        if self.awaited >= MOST_AWAITED {
-            return Err(Refusal::new(
-                "busy",
-                "too many of your results await their release: release them, or pay first",
-            ));
         }
         Ok(())
     }
@@ -276,22 +265,16 @@ mod tests {
 
     #[test]
     fn kept_results_end_escrow_until_they_are_made_up_for() {
-        let check = |released, kept, awaited| {
-            let standing = Standing {
-                released,
-                kept,
-                awaited,
-            };
+        let check = |released, kept| {
+            let standing = Standing { released, kept };
             standing.check().map_err(|refusal| refusal.code)
         };
-        assert_eq!(check(0, 0, 0), Ok(()));
-        assert_eq!(check(0, 1, 0), Err("escrow"));
-        assert_eq!(check(9, 1, 0), Err("escrow"));
-        assert_eq!(check(10, 1, 0), Ok(()));
-        assert_eq!(check(10, 2, 0), Err("escrow"));
-        assert_eq!(check(u64::MAX, u64::MAX, 0), Ok(()));
-        assert_eq!(check(0, 0, 31), Ok(()));
-        assert_eq!(check(0, 0, 32), Err("busy"));
+        assert_eq!(check(0, 0), Ok(()));
+        assert_eq!(check(0, 1), Err("escrow"));
+        assert_eq!(check(9, 1), Err("escrow"));
+        assert_eq!(check(10, 1), Ok(()));
+        assert_eq!(check(10, 2), Err("escrow"));
+        assert_eq!(check(u64::MAX, u64::MAX), Ok(()));
     }
 
     #[test]

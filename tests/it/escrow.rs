@@ -1,25 +1,21 @@
 //! Escrow, the buyer's side: the real programs and the library against providers played by the test, which
 //! issue hold invoices on the buyer's hash, see the money held, and then deliver, or do something else.
 
+mod both;
 mod buying;
-#[allow(dead_code)]
-#[path = "hostile/cast.rs"]
-mod cast;
 mod crashes;
 mod faults;
 mod lies;
-#[allow(dead_code)]
-#[path = "hostile/stage.rs"]
-mod stage;
+mod wallets;
 
 use agent_compute::ids::{PaymentHash, Preimage};
 use agent_compute::protocol::Feature;
 use agent_compute::protocol::message::AgentMessage;
 use agent_compute::wallet::{Incoming, Wallet};
 
-use self::cast::{Asked, Peer};
-use self::stage::{Books, Customer, PRICE, Stage};
 use crate::harness::Ran;
+use crate::hostile::cast::{Asked, Peer};
+use crate::hostile::stage::{self, Books, Customer, PRICE, Stage};
 
 /// A job whose money is held.
 #[derive(Clone)]

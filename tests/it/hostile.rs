@@ -2,7 +2,7 @@
 //! WebSockets, with play money. After each attack, ledger and bank agree to the millisatoshi, and honest
 //! peers are served.
 
-mod cast;
+pub(crate) mod cast;
 mod channel;
 mod customers;
 mod delivery;
@@ -11,4 +11,4 @@ mod invoices;
 mod listings;
 mod records;
 mod seals;
-mod stage;
+pub(crate) mod stage;

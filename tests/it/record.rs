@@ -175,3 +175,16 @@ fn what_a_purchase_that_was_killed_came_to_is_counted_once() {
     assert_eq!(record["delivered"], delivered);
     assert_eq!(world.daily("buyer").0, PRICE * delivered as u64);
 }
+
+#[test]
+fn providers_says_what_the_limits_leave_no_room_for() {
+    let world = World::new();
+    let _seller = world.provider("seller", &["--price", "10000"]);
+    for limit in ["per_job_limit_sats = 9", "daily_limit_sats = 0"] {
+        world.config("buyer", &format!("[runway]\n{limit}"));
+        let seen = providers(&world, "buyer", &[]);
+        assert_eq!(seen[0]["reason"], "budget", "{limit}");
+    }
+    world.config("buyer", "[runway]\nper_job_limit_sats = 20");
+    assert_eq!(providers(&world, "buyer", &[])[0]["matches"], true);
+}

@@ -37,6 +37,11 @@ use crate::wallet::Wallet as _;
 /// If a part of it can't be set up, or the purchase fails.
 pub async fn run(home: Option<PathBuf>, args: DemoArgs, out: &Output) -> Result<()> {
     let prompt = read_prompt(&args.prompt)?;
+    // Keys that stay are encrypted as ever; those of a temporary folder go with it.
+    let keys = match &home {
+        Some(_) => Environment::of_process(),
+        None => Environment::of([]),
+    };
     let place = Place::new(home)?;
     let home = Home::at(place.folder());
     out.note("A compute market on this machine. All money in it is play money.");
@@ -47,6 +52,7 @@ pub async fn run(home: Option<PathBuf>, args: DemoArgs, out: &Output) -> Result<
     let bank = home.sim_bank_file();
     let market = Market {
         home,
+        keys,
         relay: relay.url(),
         sim: SimChoice {
             bank,
@@ -56,7 +62,7 @@ pub async fn run(home: Option<PathBuf>, args: DemoArgs, out: &Output) -> Result<
         },
     };
     let seller = market.open_for_business(args.stream, out).await?;
-    let bought = market.buy(&prompt, out).await;
+    let bought = market.buy(&prompt, args.htlc, out).await;
     seller.close().await;
     relay.shutdown().await;
     bought
@@ -64,6 +70,8 @@ pub async fn run(home: Option<PathBuf>, args: DemoArgs, out: &Output) -> Result<
 
 struct Market {
     home: Home,
+    /// Where the password of the keys is.
+    keys: Environment,
     relay: nostr::RelayUrl,
     sim: SimChoice,
 }
@@ -82,14 +90,13 @@ impl Seller {
 }
 
 impl Market {
-    /// A key for play money is made without a password; one that is there may have one.
     async fn identity(&self, role: Role) -> Result<Identity> {
         self.home.make_folder(role)?;
         let file = self.home.identity_file(role);
+        let keys = self.keys.clone();
         off_the_runtime(move || {
-            let mut owner = Owner::new(Environment::of_process());
-            let nobody = Environment::of([]);
-            Ok(keystore::open_or_create_with(&file, &nobody, &mut owner)?.0)
+            let mut owner = Owner::new(keys.clone());
+            Ok(keystore::open_or_create_with(&file, &keys, &mut owner)?.0)
         })
         .await
     }
@@ -158,7 +165,7 @@ impl Market {
     }
 
     /// Buys one job, as any customer would.
-    async fn buy(&self, prompt: &str, out: &Output) -> Result<()> {
+    async fn buy(&self, prompt: &str, escrow: bool, out: &Output) -> Result<()> {
         let identity = self.identity(Role::Customer).await?;
         let key = identity.public_key().to_hex();
         let wallet = open_sim(&self.sim, &identity).await?;
@@ -175,7 +182,10 @@ impl Market {
             .wallet(Arc::new(wallet))
             .build()
             .await?;
-        let request = PurchaseRequest::new(prompt);
+        let request = PurchaseRequest {
+            escrow,
+            ..PurchaseRequest::new(prompt)
+        };
         let mut signals = signals::Stop::new()?;
         let show = |event: &PurchaseEvent| {
             if let Some(step) = step(event) {
@@ -208,6 +218,12 @@ fn step(event: &PurchaseEvent) -> Option<String> {
         }
         PurchaseEvent::Paying { payment_hash, .. } => {
             format!("paying     {}", short(&payment_hash.to_string()))
+        }
+        PurchaseEvent::Locked { amount_msat, .. } => {
+            format!("locked     {amount_msat} until the result is here")
+        }
+        PurchaseEvent::Released { .. } => {
+            "released   the preimage: the result is on record".to_owned()
         }
         PurchaseEvent::Paid {
             price_msat,

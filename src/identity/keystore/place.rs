@@ -95,7 +95,9 @@ pub(super) fn replace(
     clear(path);
     let before = File::open(path).map_err(|problem| IdentityError::io(path, problem))?;
     let temporary = Temporary::write(path, content)?;
-    fs::rename(&temporary.0, path).map_err(|problem| IdentityError::io(path, problem))?;
+    keep_owner(&before, &temporary.0)
+        .and_then(|()| fs::rename(&temporary.0, path))
+        .map_err(|problem| IdentityError::io(path, problem))?;
     sync_folder(folder).map_err(|problem| IdentityError::io(folder, problem))?;
     Ok(has_a_name(&before))
 }
@@ -161,6 +163,22 @@ impl FolderLock {
             Err(TryLockError::Error(_)) => Some(Self { _folder: None }),
         }
     }
+}
+
+/// An administrator who changes the file of a service must not take it away from the service.
+#[cfg(unix)]
+fn keep_owner(before: &File, new: &Path) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let before = before.metadata()?;
+    if before.uid() == fs::metadata(new)?.uid() {
+        return Ok(());
+    }
+    std::os::unix::fs::chown(new, Some(before.uid()), Some(before.gid()))
+}
+
+#[cfg(not(unix))]
+fn keep_owner(_before: &File, _new: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 #[cfg(unix)]

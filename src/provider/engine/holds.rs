@@ -14,6 +14,7 @@ use crate::protocol::message::PreimageRelease;
 use crate::provider::escrow::{HoldEnd, NoHold, lasts};
 use crate::provider::event::ProviderEvent;
 use crate::provider::job::{Address, Job, JobState, JobStep};
+use crate::provider::pricing::Refusal;
 use crate::provider::store::{OpenHold, Unsettled};
 use crate::units::{Msat, UnixSecs};
 use crate::wallet::{Incoming, WalletError};
@@ -21,8 +22,10 @@ use crate::wallet::{Incoming, WalletError};
 /// How long leaving waits for releases: since it was asked for, and since the result was on record.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// With so much money in escrow, no more is taken.
+/// With so many jobs in escrow that are not settled, no more are taken: of all, and of one customer, quotes
+/// included. What one customer gets before it has released anything is bounded by it.
 const MOST_HOLDS: usize = 4_096;
+const MOST_HOLDS_PER_CUSTOMER: usize = 64;
 
 /// How far back from what we know the customers' words are read again, in seconds: clocks differ.
 const MISSED_OVERLAP_SECS: u64 = 600;
@@ -68,9 +71,20 @@ impl Hold {
 }
 
 impl Engine {
-    /// Whether there is room for one more job in escrow.
-    pub(super) fn may_hold(&self) -> bool {
-        self.holds.len() < MOST_HOLDS
+    /// Whether there is room for one more job in escrow of this customer, who has so many unpaid quotes.
+    pub(super) fn may_hold(&self, customer: PublicKey, quotes: usize) -> Result<(), Refusal> {
+        let theirs = self.holds.values();
+        let theirs = theirs.filter(|hold| hold.address.customer == customer);
+        if quotes + theirs.count() >= MOST_HOLDS_PER_CUSTOMER {
+            let why =
+                "too many of your jobs in escrow are not released: release them, or pay first";
+            return Err(Refusal::new("busy", why));
+        }
+        if self.holds.len() >= MOST_HOLDS {
+            let why = "too many results await their release: pay first";
+            return Err(Refusal::new("busy", why));
+        }
+        Ok(())
     }
 
     /// Keeps an eye on the money of a job, if that is held.
@@ -206,8 +220,8 @@ impl Engine {
         };
         match (hold.stage, end) {
             (Stage::Working, HoldEnd::Theirs) => {
-                if let Some(running) = self.running.get(&request) {
-                    running.lost.cancel();
+                if let Some(lost) = self.running.get(&request) {
+                    lost.cancel();
                 } else {
                     self.give_up_waiting(request, NoHold::gone());
                 }

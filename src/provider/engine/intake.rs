@@ -170,8 +170,8 @@ impl Engine {
         if of_this_customer.count() >= self.max_live.div_ceil(2) {
             return busy("too many of your jobs are under way");
         }
-        if escrow && !self.may_hold() {
-            return busy("too many results await their release: pay first");
+        if escrow {
+            self.may_hold(address.customer, unpaid)?;
         }
         let is_full = self.live.len() >= self.max_live;
         if is_full && (unpaid > 0 || !self.make_room(now)) {

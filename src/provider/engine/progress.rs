@@ -1,14 +1,13 @@
 //! A job on its way: quoted, paid, done, told. Each step answers what a task found out.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nostr::{EventId, PublicKey};
+use nostr::EventId;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, Phase, Running};
+use super::{Engine, Phase};
 use crate::ids::{JobId, PaymentHash};
 use crate::provider::event::ProviderEvent;
 use crate::provider::job::{Job, JobStep};
@@ -161,8 +160,7 @@ impl Engine {
             // The loop starts it before it does anything else.
             return;
         }
-        let running = self.running_by_customer();
-        let position = self.waiting.tell(address.request, &running);
+        let position = self.waiting.tell(address.request);
         let position = position.unwrap_or(u32::MAX);
         self.report(ProviderEvent::Queued {
             job_id: address.job_id(),
@@ -174,11 +172,7 @@ impl Engine {
 
     /// Tells those who have come much nearer to their turn.
     pub(super) fn tell_positions(&mut self) {
-        if self.waiting.is_empty() {
-            return;
-        }
-        let running = self.running_by_customer();
-        for (request, position) in self.waiting.news(&running) {
+        for (request, position) in self.waiting.news() {
             let Some(live) = self.live.get(&request) else {
                 continue;
             };
@@ -190,15 +184,6 @@ impl Engine {
             let task = Arc::clone(&self.shop).tell_position(address, position);
             self.spawn(None, task);
         }
-    }
-
-    /// How many jobs of each customer run.
-    pub(super) fn running_by_customer(&self) -> HashMap<PublicKey, usize> {
-        let mut running = HashMap::new();
-        for job in self.running.values() {
-            *running.entry(job.customer).or_default() += 1;
-        }
-        running
     }
 
     pub(super) fn start_work(&mut self, request: EventId) {
@@ -213,11 +198,7 @@ impl Engine {
             }
         };
         let lost = CancellationToken::new();
-        let running = Running {
-            customer: job.address.customer,
-            lost: lost.clone(),
-        };
-        self.running.insert(request, running);
+        self.running.insert(request, lost.clone());
         self.report(ProviderEvent::Started {
             job_id: job.address.job_id(),
             model: job.model.clone(),

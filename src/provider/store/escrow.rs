@@ -57,8 +57,8 @@ impl JobStore {
     }
 
     /// How `customer` has behaved towards `provider` since `since`. Results that were delivered before
-    /// `overdue` and not released count as kept, those after it as awaited. A job that was released too
-    /// late for us to settle is no fault of the customer.
+    /// `overdue` and are not released count as kept. A job that was released and that we were too late to
+    /// settle is no fault of the customer.
     ///
     /// # Errors
     /// If the store can't be read.
@@ -74,9 +74,7 @@ impl JobStore {
                 let mut counts = db.prepare_cached(
                     "SELECT coalesce(sum(state = 'settled'), 0),
                      coalesce(sum(preimage IS NULL AND (state = 'unreleased'
-                         OR (state = 'delivered' AND published_at < ?4))), 0),
-                     coalesce(sum(preimage IS NULL AND (state = 'done'
-                         OR (state = 'delivered' AND published_at >= ?4))), 0)
+                         OR (state = 'delivered' AND published_at < ?4))), 0)
                      FROM jobs WHERE escrow = 1 AND customer = ?2 AND provider = ?1
                      AND held_at >= ?3",
                 )?;
@@ -90,7 +88,6 @@ impl JobStore {
                     Ok(Standing {
                         released: from_sql(row.get(0)?),
                         kept: from_sql(row.get(1)?),
-                        awaited: from_sql(row.get(2)?),
                     })
                 })?)
             })

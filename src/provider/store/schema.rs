@@ -156,3 +156,56 @@ pub(super) fn version(db: &Connection) -> Result<usize, Unusable> {
     }
     Ok(version)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A store as the version with this many migrations left it: a job in each state.
+    fn old(version: usize) -> Connection {
+        let db = Connection::open_in_memory().expect("memory");
+        for migration in &MIGRATIONS[..version] {
+            db.execute_batch(migration).expect("migrated");
+        }
+        for (n, state) in ["quoted", "paid", "running", "done", "delivered"]
+            .into_iter()
+            .enumerate()
+        {
+            db.execute(
+                "INSERT INTO jobs (request_id, job_id, provider, customer, channel, network, state,
+                 model, max_tokens, stream, deployed, price_msat, bolt11, requested_at, quoted_at,
+                 changed_at, expires_at)
+                 VALUES (?1, ?1, 'p', 'c', 'ch', 'regtest', ?2, 'm', 1, 1, 0, 10000, 'b', 1, 1, 1, 1)",
+                rusqlite::params![n.to_string(), state],
+            )
+            .expect("a job");
+        }
+        db.pragma_update(None, "application_id", APPLICATION_ID)
+            .expect("ours");
+        db.pragma_update(None, "user_version", version)
+            .expect("its version");
+        db
+    }
+
+    #[test]
+    fn stores_of_earlier_versions_keep_their_jobs() {
+        for version in 1..=MIGRATIONS.len() {
+            let mut db = old(version);
+            migrate(&mut db).expect("migrated");
+            migrate(&mut db).expect("nothing to do");
+            let jobs = "SELECT count(*), sum(escrow), count(held_at) FROM jobs";
+            let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+            let jobs: (u32, u32, u32) = db.query_row(jobs, [], read).expect("read");
+            assert_eq!(jobs, (5, 0, 0));
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_version_began_is_not_streamed_again() {
+        let mut db = old(2);
+        migrate(&mut db).expect("migrated");
+        let streamed = "SELECT group_concat(state) FROM jobs WHERE stream = 1";
+        let streamed: String = db.query_row(streamed, [], |row| row.get(0)).expect("read");
+        assert_eq!(streamed, "done,delivered");
+    }
+}

@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use nostr::{EventBuilder, Keys, Kind};
 
 use super::*;
+use crate::ids::Preimage;
 
 const NOW: UnixSecs = UnixSecs::new(1_800_000_000);
 
@@ -314,4 +315,190 @@ async fn recent_announcements_are_known_until_they_are_taken_back() {
     store.forget_announcements(us).await.expect("written");
     assert_eq!(known(us).await, []);
     assert_eq!(known(others).await, [id(3)]);
+}
+
+/// The job number `n`, in escrow and held.
+async fn held(store: &JobStore, n: u8) -> EventId {
+    let escrow = true;
+    let quoted = Job { escrow, ..job(n) };
+    let insert = store.insert(&quoted, &seller(Some("sim:a")), NOW).await;
+    assert_eq!(insert, Ok(()));
+    let request = quoted.address.request;
+    let funded = store.fund(request, Some(NOW.plus(3_600)), NOW).await;
+    assert_eq!(funded, Ok(JobState::Held));
+    request
+}
+
+fn preimage(n: u8) -> Preimage {
+    Preimage::from_bytes([n + 0x50; 32])
+}
+
+#[tokio::test]
+async fn a_start_finds_held_money_whatever_was_to_be_done_with_it() {
+    let (_folder, store) = store();
+    let until = Some(NOW.plus(3_600));
+    let mut at = NOW;
+    let mut next = || {
+        at = at.plus(1);
+        at
+    };
+    let waiting = held(&store, 3).await;
+    let running = held(&store, 4).await;
+    store.start(running, until, next()).await.expect("begun");
+    let (done, early) = (held(&store, 5).await, held(&store, 6).await);
+    store
+        .finish(done, until, result(), NOW)
+        .await
+        .expect("done");
+    let kept = store.release(early, preimage(6), NOW).await;
+    assert_eq!(
+        kept,
+        Ok(JobState::Held),
+        "before the result it changes nothing"
+    );
+    store
+        .finish(early, until, result(), NOW)
+        .await
+        .expect("done");
+    let released = held(&store, 7).await;
+    store
+        .finish(released, until, result(), NOW)
+        .await
+        .expect("done");
+    let published = store.step(released, &[JobStep::Published], NOW).await;
+    assert_eq!(published, Ok(JobState::Delivered));
+    for _ in 0..2 {
+        let said = store.release(released, preimage(7), NOW).await;
+        assert_eq!(said, Ok(JobState::Released));
+    }
+    let failed = held(&store, 8).await;
+    let error = Some("no".to_owned());
+    let no_result = Finish { error, ..result() };
+    let undone = store.finish(failed, until, no_result.clone(), NOW).await;
+    assert_eq!(undone, Ok(JobState::Returning));
+    let refused = store.release(failed, preimage(8), NOW).await;
+    assert_eq!(refused, Err(StoreError::Illegal(JobState::Returning)));
+    let settled = held(&store, 9).await;
+    store
+        .finish(settled, until, result(), NOW)
+        .await
+        .expect("done");
+    store
+        .release(settled, preimage(9), NOW)
+        .await
+        .expect("released");
+    let ours = store.step_by(settled, JobStep::Claimed, next()).await;
+    assert_eq!(ours, Ok(JobState::Settled));
+
+    let us = seller(Some("sim:a"));
+    let left = store.unfinished(&us, NOW, NOW).await.expect("read");
+    let paid: Vec<_> = left.paid.iter().map(|job| job.address.request).collect();
+    assert_eq!(paid, [waiting, running]);
+    assert!(left.paid.iter().all(|job| job.held_until == until));
+    let holds: Vec<_> = left
+        .holds
+        .iter()
+        .map(|hold| (hold.address.request, hold.state, hold.preimage))
+        .collect();
+    let expected = [
+        (done, JobState::Done, None),
+        (early, JobState::Done, Some(preimage(6))),
+        (released, JobState::Released, Some(preimage(7))),
+        (failed, JobState::Returning, None),
+    ];
+    assert_eq!(holds, expected);
+    let unsent: Vec<_> = left
+        .unsent
+        .iter()
+        .map(|unsent| (unsent.address.request, unsent.is_result))
+        .collect();
+    assert_eq!(unsent, [(done, true), (early, true), (failed, false)]);
+    assert!(!format!("{left:?}").contains(&preimage(7).reveal()));
+
+    // What another wallet holds only that wallet can tell; what is signed can be said.
+    let other = seller(Some("nwc:b"));
+    let left = store.unfinished(&other, NOW, NOW).await.expect("read");
+    assert_eq!(
+        (left.paid.len(), left.holds.len(), left.unsent.len()),
+        (0, 0, 3)
+    );
+    let listed = store.latest(10).await.expect("listed");
+    let earned: Vec<_> = listed.iter().filter_map(|job| job.settled_at).collect();
+    assert_eq!(earned.len(), 1, "what is held is not earned");
+}
+
+#[tokio::test]
+async fn a_customers_standing_is_what_it_released_and_what_it_kept() {
+    let (_folder, store) = store();
+    let until = Some(NOW.plus(3_600));
+    let known = |hash| store.knows_hash(hash);
+    let hash = job(3).payment_hash.expect("a hash");
+    assert_eq!(known(hash).await, Ok(false));
+    for n in 3..=8 {
+        let request = held(&store, n).await;
+        store
+            .finish(request, until, result(), NOW)
+            .await
+            .expect("done");
+        store
+            .step(request, &[JobStep::Published], NOW)
+            .await
+            .expect("delivered");
+    }
+    assert_eq!(known(hash).await, Ok(true));
+    let id = |n: u8| job(n).address.request;
+    store
+        .release(id(3), preimage(3), NOW)
+        .await
+        .expect("released");
+    store
+        .step_by(id(3), JobStep::Claimed, NOW)
+        .await
+        .expect("settled");
+    store
+        .step_by(id(4), JobStep::Vanished, NOW)
+        .await
+        .expect("kept");
+    // Released, and we were too late.
+    store
+        .release(id(5), preimage(5), NOW)
+        .await
+        .expect("released");
+    store
+        .step_by(id(5), JobStep::Vanished, NOW)
+        .await
+        .expect("lost");
+    let standing = async |who, since, overdue| {
+        let standing = store.standing(keys(1), who, since, overdue).await;
+        standing.map(|all| (all.released, all.kept))
+    };
+    let customer = keys(2);
+    assert_eq!(standing(customer, NOW, NOW).await, Ok((1, 1)));
+    assert_eq!(standing(customer, NOW, NOW.plus(1)).await, Ok((1, 4)));
+    assert_eq!(standing(customer, NOW.plus(1), NOW).await, Ok((0, 0)));
+    assert_eq!(standing(keys(3), NOW, NOW).await, Ok((0, 0)));
+}
+
+#[tokio::test]
+async fn chunks_are_known_in_order_until_the_result_is() {
+    let (_folder, store) = store();
+    let request = quote(&store, 3).await;
+    assert_eq!(store.streamed(request).await, Ok(Streamed::default()));
+    for (seq, text) in [(0, "one "), (1, "two "), (2, "three")] {
+        let kept = store.remember_chunk(request, seq, text.into()).await;
+        assert_eq!(kept, Ok(()));
+    }
+    let twice = store.remember_chunk(request, 2, "other".into()).await;
+    assert_eq!(twice, Err(StoreError::Known));
+    let streamed = store.streamed(request).await.expect("read");
+    assert_eq!(
+        (streamed.text.as_str(), streamed.chunks),
+        ("one two three", 3)
+    );
+    assert_eq!(streamed.last, "three");
+    store
+        .finish(request, None, result(), NOW)
+        .await
+        .expect("done");
+    assert_eq!(store.streamed(request).await, Ok(Streamed::default()));
 }

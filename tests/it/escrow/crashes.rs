@@ -51,7 +51,7 @@ async fn serve(mut provider: Peer) {
 }
 
 /// Recovers until nothing is open.
-fn settle(stage: &Stage, customer: &Customer) {
+pub(super) fn settle(stage: &Stage, customer: &Customer) {
     let mut last = None;
     for _ in 0..10 {
         let ran = run(&mut stage.command(customer, &["--json", "recover"]));
@@ -63,7 +63,7 @@ fn settle(stage: &Stage, customer: &Customer) {
     panic!("recover never came to an end: {last:#?}");
 }
 
-fn history(stage: &Stage, customer: &Customer) -> Vec<serde_json::Value> {
+pub(super) fn history(stage: &Stage, customer: &Customer) -> Vec<serde_json::Value> {
     run(&mut stage.command(customer, &["--json", "history"]))
         .expect(0)
         .events()

@@ -149,3 +149,29 @@ async fn an_offer_without_a_price_does_not_slip_through_the_limit_for_the_unprov
     ran.expect(0);
     assert_eq!(stage.books(&customer).await, Books::paid(9_000));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_still_has_time_is_not_blamed_because_we_were_killed() {
+    let stage = Stage::new().await;
+    let mut provider = Peer::provider(&stage).await;
+    let customer = stage.customer();
+    let key = provider.key().to_hex();
+    let args = ["--json", "--select", &key, "--prompt", "hello"];
+    let mut buying = stage.start(&customer, &args);
+    let job = provider.paid_job().await;
+    buying.wait_for("the payment is booked", |line| {
+        line.contains(r#""event":"paid""#).then_some(())
+    });
+    buying.kill();
+    // A new process looks for the result, but not for as long as was promised.
+    let dry = ["--json", "--dry-run", "--prompt", "again"];
+    let seen = stage.run(&customer, &dry).await.expect(0);
+    assert_eq!(seen.event("provider").unwrap()["record"]["attempts"], 0);
+    provider.result(&job.id, "here").await;
+    stage.recover(&customer).await.expect(0);
+    let known = record(&stage, &customer, &provider).await;
+    assert_eq!(
+        (&known["attempts"], &known["delivered"]),
+        (&1.into(), &1.into())
+    );
+}

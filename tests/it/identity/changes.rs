@@ -230,3 +230,19 @@ fn in_a_folder_that_can_not_be_written_the_file_stays_and_that_is_said() {
     assert!(message.contains("can't be read or written"), "{message}");
     assert!(owner.opens_with(PASSWORD));
 }
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_root_changes_stays_its_owners() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    let owner = Owner::encrypted();
+    if chown(owner.identity_file(), Some(65_534), Some(65_534)).is_err() {
+        println!("SKIPPED: only root can give a file away");
+        return;
+    }
+    let variables = [(CURRENT, PASSWORD), (NEW, OTHER)];
+    assert_eq!(owner.change(&variables, &[]).json()["encrypted"], true);
+    let metadata = std::fs::metadata(owner.identity_file()).unwrap();
+    assert_eq!((metadata.uid(), metadata.gid()), (65_534, 65_534));
+    assert_eq!(mode(&owner.identity_file()), 0o600);
+}

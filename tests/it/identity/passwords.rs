@@ -124,6 +124,21 @@ fn a_key_that_is_made_on_first_use_is_encrypted_too() {
 }
 
 #[test]
+fn the_demo_encrypts_keys_that_stay_and_no_others() {
+    let owner = Owner::new();
+    let home = owner.home();
+    let demo = ["demo", "--home", home.to_str().unwrap()];
+    let ran = owner.run_with(&WITH_PASSWORD, &demo);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(owner.kept()["protection"], "password");
+    let missing = owner.run(&demo);
+    assert_eq!(missing.code, Some(2), "{missing:?}");
+    assert!(missing.err.contains("is encrypted"), "{missing:?}");
+    let fleeting = owner.run_with(&[("AGENT_COMPUTE_PASSWORD", "weak")], &["demo"]);
+    assert_eq!(fleeting.code, Some(0), "{fleeting:?}");
+}
+
+#[test]
 fn who_it_is_and_what_was_spent_is_told_without_the_password() {
     let owner = Owner::encrypted();
     let shown = owner.run(&["identity", "show", "--json"]);

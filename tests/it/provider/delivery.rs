@@ -103,6 +103,50 @@ async fn paid_jobs_wait_in_order_when_all_slots_are_taken() {
 }
 
 #[tokio::test]
+async fn a_customer_with_many_jobs_does_not_hold_up_another() {
+    let (world, keys) = (World::new().await, Keys::generate());
+    let us = keys.public_key();
+    let (mut seller, backend) = world.sell_led(&keys, |config| config.max_jobs = 1).await;
+    let mut many = Peer::join(&world, us, seller.channel).await;
+    let mut one = Peer::join(&world, us, seller.channel).await;
+    many.buy(request(us, "wait")).await;
+    eventually("the slot is taken", async || {
+        backend.began.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    let position = |message| match message {
+        AgentMessage::JobAccepted(accepted) => Some(accepted.queue_position),
+        _ => None,
+    };
+    let mut last = None;
+    for n in 0..6 {
+        // The third of the six keeps the slot, so that those behind it stay where they are.
+        let prompt = if n == 2 { "wait" } else { "quick" };
+        let job = many.buy(request(us, prompt)).await;
+        assert_eq!(many.hear(&job, position).await, n);
+        last = Some(job);
+    }
+    let theirs = one.buy(request(us, "first of all")).await;
+    assert_eq!(one.hear(&theirs, position).await, 0);
+    backend.gate.notify_one();
+    let mut started = Vec::new();
+    while started.len() < 2 {
+        let next = seller.until(|event| match event {
+            ProviderEvent::Started { job_id, .. } => Some(job_id.clone()),
+            _ => None,
+        });
+        started.push(next.await);
+    }
+    assert_eq!(started[1], theirs, "before the six that came first");
+    assert_eq!(one.result(&theirs).await, "FIRST OF ALL");
+    // Who comes much nearer is told.
+    let last = last.unwrap();
+    assert_eq!(many.hear(&last, position).await, 2);
+    backend.gate.notify_one();
+    assert_eq!(many.result(&last).await, "QUICK");
+}
+
+#[tokio::test]
 async fn chunks_come_in_order_and_make_up_the_result() {
     let (world, keys) = (World::new().await, Keys::generate());
     let us = keys.public_key();

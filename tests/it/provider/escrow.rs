@@ -508,3 +508,76 @@ async fn lies_about_locked_money_cost_a_look_and_get_nothing() {
     victim.lock(&theirs).await;
     assert_eq!(victim.result(&theirs.job).await, "THEIRS");
 }
+
+#[tokio::test]
+async fn money_that_is_seen_to_be_held_after_the_quote_expired_is_worked_for() {
+    let (world, keys) = (World::new().await, Keys::generate());
+    let us = keys.public_key();
+    let start = UnixSecs::new(Timestamp::now().as_secs());
+    let clock = Clock::fixed(start);
+    let options = SimOptions {
+        clock: clock.clone(),
+        ..SimOptions::default()
+    };
+    let open = |of| SimWallet::open(&world.file("bank.sqlite"), of, options.clone()).unwrap();
+    let wallet = Arc::new(Blinded {
+        wallet: open(us),
+        sees: false.into(),
+        asked: AtomicUsize::new(0),
+    });
+    let parts = Parts {
+        wallet: Some(Arc::clone(&wallet) as Arc<dyn Wallet>),
+        clock: clock.clone(),
+        ..world.parts(&keys)
+    };
+    let mut seller = Seller::start(world.config(), parts).await;
+    let mut peer = Peer::join(&world, us, seller.channel).await;
+    peer.wallet = open(peer.keys.public_key());
+    let escrow = peer.order(us, "better late").await;
+    clock.set(start.plus(301));
+    let expired = |event: &ProviderEvent| match event {
+        ProviderEvent::Expired { job_id } => Some(job_id.clone()),
+        _ => None,
+    };
+    assert_eq!(seller.until(expired).await, escrow.job);
+    wallet.sees.store(true, Ordering::SeqCst);
+    // As the last time, and yet another event.
+    let again = PaymentSent {
+        job_id: escrow.job.clone(),
+        payment_id: "again".into(),
+    };
+    peer.say(AgentMessage::PaymentSent(again)).await;
+    assert_eq!(peer.result(&escrow.job).await, "better late");
+    peer.released(&escrow).await;
+    world.until_state(&escrow, JobState::Settled).await;
+}
+
+#[tokio::test]
+async fn what_one_customer_may_leave_unreleased_is_bounded() {
+    let (world, keys) = (World::new().await, Keys::generate());
+    let us = keys.public_key();
+    let mut seller = world.sell(&keys).await;
+    let mut peer = Peer::join(&world, us, seller.channel).await;
+    let mut last = None;
+    for n in 0..64 {
+        let escrow = peer.ask_in_escrow(us, &format!("job {n}")).await;
+        if n % 16 == 0 {
+            peer.lock(&escrow).await;
+            peer.result(&escrow.job).await;
+            last = Some(escrow);
+        }
+    }
+    let hash = Preimage::from_bytes(rand::random()).payment_hash();
+    let more = peer.ask(in_escrow(us, "one more", hash)).await;
+    assert_eq!(peer.refusal(&more).await, "busy");
+    let paid = peer.buy(request(us, "paid")).await;
+    assert_eq!(peer.result(&paid).await, "paid");
+    let last = last.unwrap();
+    peer.released(&last).await;
+    let settled = seller.until(|event| match event {
+        ProviderEvent::Settled { job_id, .. } => Some(job_id.clone()),
+        _ => None,
+    });
+    assert_eq!(settled.await, last.job);
+    peer.ask_in_escrow(us, "one more").await;
+}

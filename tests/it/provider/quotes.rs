@@ -193,3 +193,26 @@ async fn a_flood_of_bad_requests_is_answered_sparingly_and_harms_nobody() {
     let refusals = world.said(us, "JobError").await.len();
     assert!(refusals < 200, "{refusals} answers to 400 requests");
 }
+
+#[tokio::test]
+async fn one_customer_gets_no_more_than_half_of_the_places_even_if_it_pays() {
+    let (world, keys) = (World::new().await, Keys::generate());
+    let us = keys.public_key();
+    let (seller, backend) = world
+        .sell_led(&keys, |config| (config.max_jobs, config.max_queue) = (1, 5))
+        .await;
+    let mut greedy = Peer::join(&world, us, seller.channel).await;
+    let mut other = Peer::join(&world, us, seller.channel).await;
+    for _ in 0..3 {
+        greedy.buy(request(us, "wait")).await;
+    }
+    let fourth = greedy.ask(request(us, "one more")).await;
+    assert_eq!(greedy.refusal(&fourth).await, "busy");
+    let theirs = other.buy(request(us, "served")).await;
+    eventually("the backend is at work", async || {
+        backend.began.load(Ordering::SeqCst) >= 1
+    })
+    .await;
+    backend.gate.notify_one();
+    assert_eq!(other.result(&theirs).await, "SERVED");
+}

@@ -348,3 +348,87 @@ async fn leaving_takes_back_what_was_said_before_a_crash_too() {
     seller.stop().await.unwrap();
     assert!(world.findable(us).await.is_empty());
 }
+
+/// All chunks of a job that were published, in order, without repetitions.
+async fn streamed(world: &World, seller: PublicKey, job: &JobId) -> Vec<(u32, String, bool)> {
+    let mut chunks: Vec<(u32, String, bool)> = Vec::new();
+    for event in world.said(seller, "StreamChunk").await {
+        if let Ok(AgentMessage::StreamChunk(chunk)) = codec::decode(&event.content)
+            && chunk.job_id == *job
+        {
+            chunks.push((chunk.seq.unwrap(), chunk.chunk, chunk.is_final));
+        }
+    }
+    chunks.sort();
+    chunks.dedup();
+    chunks
+}
+
+#[tokio::test]
+async fn a_stream_that_was_cut_off_goes_on_and_contradicts_nothing() {
+    let (world, keys) = (World::new().await, Keys::generate());
+    let us = keys.public_key();
+    let change = |config: &mut ProviderConfig| config.stream = true;
+    for (prompt, again, expected) in [
+        ("stream", "stream", None),
+        ("stream", "another text", Some("ANOTHER TEXT")),
+    ] {
+        let (seller, backend) = world.sell_led(&keys, change).await;
+        let mut peer = Peer::join(&world, us, seller.channel).await;
+        let streaming = JobRequest {
+            stream: Some(true),
+            ..request(us, prompt)
+        };
+        let job = peer.buy(streaming).await;
+        let mut seen = String::new();
+        while !seen.ends_with("100 ") {
+            let chunk = peer.hear(&job, |message| match message {
+                AgentMessage::StreamChunk(chunk) => Some(chunk.chunk),
+                _ => None,
+            });
+            seen.push_str(&chunk.await);
+        }
+        eventually("the run is on record", async || {
+            summary(&world.store(), &job).await.state == JobState::Running
+        })
+        .await;
+        seller.stop_at_once().await;
+        drop(backend);
+
+        let db = rusqlite::Connection::open(world.file("jobs.sqlite")).unwrap();
+        let other = "UPDATE jobs SET prompt = ?1 WHERE state = 'running'";
+        assert_eq!(db.execute(other, [again]).unwrap(), 1);
+        drop(db);
+        let (mut seller, backend) = world.sell_led(&keys, change).await;
+        if expected.is_none() {
+            eventually("it goes on", async || {
+                backend.began.load(Ordering::SeqCst) == 1
+            })
+            .await;
+            backend.gate.notify_one();
+        }
+        let result = peer.result(&job).await;
+        seller.until_delivered(&job).await;
+        match expected {
+            None => assert_eq!(
+                result,
+                (0..200).map(|n| format!("{n} ")).collect::<String>()
+            ),
+            Some(text) => assert_eq!(result, format!("{seen}\n\n{text}")),
+        }
+        let chunks = streamed(&world, us, &job).await;
+        let numbers: Vec<u32> = chunks.iter().map(|(seq, ..)| *seq).collect();
+        let count = u32::try_from(numbers.len()).unwrap();
+        assert_eq!(numbers, (0..count).collect::<Vec<_>>(), "one text a number");
+        let text: String = chunks.iter().map(|(_, text, _)| text.as_str()).collect();
+        assert_eq!(text, result);
+        let finals = chunks.iter().filter(|(.., is_final)| *is_final).count();
+        assert_eq!(finals, 1);
+        let left = rusqlite::Connection::open(world.file("jobs.sqlite")).unwrap();
+        let left = left.query_row("SELECT count(*) FROM chunks", [], |row| {
+            row.get::<_, u32>(0)
+        });
+        assert_eq!(left.unwrap(), 0);
+        seller.stop().await.unwrap();
+    }
+}

@@ -89,6 +89,9 @@ fn root_words(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// The header with a key.
 pub(super) fn authorization(key: &Secret) -> Result<HeaderValue, BackendError> {
+    if key.expose().is_empty() {
+        return Err(BackendError::Failed("its key is empty".into()));
+    }
     let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose()))
         .map_err(|_| BackendError::Failed("its key has characters that no key has".into()))?;
     // `Debug` does not show it.
@@ -111,9 +114,10 @@ pub(super) fn connections(address: &ServerAddress) -> Result<reqwest::Client, Ba
         // Else it would read the system's certificates, and fail on a machine that has none.
         builder.tls_certs_only([])
     };
-    builder
-        .build()
-        .map_err(|error| BackendError::Failed(format!("no TLS: {}", root_words(&error))))
+    builder.build().map_err(|error| {
+        let why = root_words(&error);
+        BackendError::Failed(format!("no https from this machine: {why}"))
+    })
 }
 
 /// Sees to it that the process has a crypto provider: reqwest panics without one. rustls installs the same
