@@ -10,7 +10,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use agent_compute::client::{ComputeClient, Error};
+use agent_compute::client::{Code, ComputeClient, Error, Inference};
 use agent_compute::config::{Home, Role};
 use agent_compute::identity::keystore;
 use agent_compute::wallet::sim::{SimOptions, SimWallet};
@@ -21,21 +21,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [relay, bank, prompt] = args.as_slice() else {
         return Err("usage: buy_once RELAY BANK PROMPT".into());
     };
-
     // The agent's own key and books, kept in the user's home (or AGENT_COMPUTE_HOME of the programs).
-    let home = Home::of_user()?;
-    let (identity, _) = keystore::open_or_create(&home.identity_file(Role::Customer))?;
-    let wallet = SimWallet::open(
-        Path::new(bank),
-        identity.public_key(),
-        SimOptions::default(),
-    )?;
-    let client = ComputeClient::new(identity, relay.as_str(), Arc::new(wallet));
-
-    let providers = client.discover_providers(3).await?;
-    let provider = ComputeClient::select_cheapest_provider(&providers, 1000)
-        .ok_or("no provider sells for 1000 sats or less")?;
-    match client.request_inference(provider, prompt, 100, 1000).await {
+    let client = client(Home::of_user()?, relay, Path::new(bank))?;
+    match buy(&client, prompt).await {
         Ok(result) => {
             println!("{result}");
             eprintln!("paid {}", result.receipt.paid_msat);
@@ -44,6 +32,28 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     client.close().await;
     Ok(())
+}
+
+fn client(
+    home: Home,
+    relay: &str,
+    bank: &Path,
+) -> Result<ComputeClient, Box<dyn std::error::Error>> {
+    let (identity, _) = keystore::open_or_create(&home.identity_file(Role::Customer))?;
+    let wallet = SimWallet::open(bank, identity.public_key(), SimOptions::default())?;
+    let client = ComputeClient::builder()
+        .home(home)
+        .identity(identity)
+        .relays(relay)
+        .wallet(Arc::new(wallet));
+    Ok(client.build_lazy())
+}
+
+async fn buy(client: &ComputeClient, prompt: &str) -> Result<Inference, Error> {
+    let providers = client.discover_providers(3).await?;
+    let provider = ComputeClient::select_cheapest_provider(&providers, 1000)
+        .ok_or_else(|| Error::new(Code::NoProvider, "nobody sells for 1000 sats or less"))?;
+    client.request_inference(provider, prompt, 100, 1000).await
 }
 
 /// Where the money is when a purchase did not work out.
@@ -55,3 +65,7 @@ fn report(error: &Error) {
         error.reserved_msat()
     );
 }
+
+#[cfg(test)]
+#[path = "../tests/it/examples/buy_once.rs"]
+mod tests;

@@ -246,6 +246,9 @@ pub struct Policy {
     pub encrypt: Encrypt,
     /// The longest that a hold may lock our money, in seconds.
     pub max_hold_secs: u64,
+    /// The most that a provider without a good record of ours is paid outside of escrow; `None`: no more
+    /// than the limits allow anyway.
+    pub unproven_limit: Option<Msat>,
 }
 
 impl Default for Policy {
@@ -256,6 +259,7 @@ impl Default for Policy {
             deny: Vec::new(),
             encrypt: Encrypt::Prefer,
             max_hold_secs: DEFAULT_MAX_HOLD_SECS,
+            unproven_limit: None,
         }
     }
 }
@@ -310,6 +314,8 @@ pub struct ProviderConfig {
     pub backend: BackendKind,
     /// Where the backend's server is; `None`: the usual local ports.
     pub backend_url: Option<String>,
+    /// Where the key is that the server wants. Sent to `backend_url` and nowhere else.
+    pub backend_key: Option<SecretRef>,
     /// The models it serves; empty: all the backend has.
     pub models: Vec<String>,
     /// What a request costs.
@@ -333,6 +339,7 @@ impl Default for ProviderConfig {
             description: "Sells text generation for Lightning payments".to_owned(),
             backend: BackendKind::Auto,
             backend_url: None,
+            backend_key: None,
             models: Vec::new(),
             price: DEFAULT_PRICE,
             price_per_1k_tokens: Msat::ZERO,

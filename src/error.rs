@@ -10,6 +10,7 @@ use crate::units::Msat;
 
 /// The stable word for a kind of failure, and its process exit code. Scripts depend on both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Code {
     /// A bug of ours.
     Internal,

@@ -1,9 +1,90 @@
 //! Agents buy compute for themselves: they find providers on Nostr, negotiate, pay over Lightning and
 //! stay within their owner's budget.
 //!
-//! * To buy from a program: [`client::ComputeClient`].
-//! * To sell: [`provider::run`].
+//! # From nothing to a purchase
+//!
+#![cfg_attr(feature = "provider", doc = "```")]
+#![cfg_attr(not(feature = "provider"), doc = "```ignore")]
+//! use std::sync::Arc;
+//!
+//! use agent_compute::client::{Code, ComputeClient, PurchaseRequest};
+//! use agent_compute::config::{Home, Role};
+//! use agent_compute::identity::keystore;
+//! use agent_compute::wallet::sim::{SimOptions, SimWallet};
+//!
+//! # use agent_compute::clock::Clock;
+//! # use agent_compute::identity::Identity;
+//! # use agent_compute::provider::backend::Echo;
+//! # use agent_compute::provider::store::JobStore;
+//! # use agent_compute::provider::{ChannelChoice, Parts, Provider, ProviderConfig};
+//! # use agent_compute::relay::{EmbeddedRelay, PoolOptions, RelayPoolSession};
+//! # use agent_compute::units::Network;
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let embedded = EmbeddedRelay::listen("127.0.0.1:0".parse()?).await?;
+//! # let relay = embedded.url();
+//! # let home = Home::at(folder.path());
+//! # let seller = Identity::from_keys(nostr::Keys::generate());
+//! # let channel = ChannelChoice::Create { renew: false };
+//! # let config = ProviderConfig::new(channel, vec![relay.clone()], Network::Regtest);
+//! # let bank = home.sim_bank_file();
+//! # let provider = Provider::start(config, Parts {
+//! #     relays: RelayPoolSession::connect(&[relay.clone()], PoolOptions::default())?,
+//! #     wallet: Some(Arc::new(SimWallet::open(&bank, seller.public_key(), SimOptions::default())?)),
+//! #     backend: Arc::new(Echo),
+//! #     store: JobStore::open(&folder.path().join("jobs.sqlite"))?,
+//! #     clock: Clock::system(),
+//! #     identity: seller,
+//! # }).await?;
+//! # /*
+//! let relay = "ws://127.0.0.1:7777"; // agent-provider relay --listen 127.0.0.1:7777
+//! let home = Home::of_user()?; // or Home::at("folder")
+//! # */
+//! // Who buys: a key that is made on first use. What pays: play money; or a wallet of your own.
+//! let (identity, _) = keystore::open_or_create(&home.identity_file(Role::Customer))?;
+//! let bank = home.sim_bank_file();
+//! let wallet = SimWallet::open(&bank, identity.public_key(), SimOptions::default())?;
+//! let client = ComputeClient::builder()
+//!     .home(home) // the ledger, and the owner's limits in config.toml
+//!     .identity(identity)
+//!     .relays(relay)
+//!     .wallet(Arc::new(wallet))
+//!     .build()
+//!     .await?;
+//!
+//! // One pass of the agent's loop. All that is bought in it counts against its limit, and the day's.
+//! let tick = client.tick("tick-1");
+//! let wanted = PurchaseRequest::new("What is the capital of France?");
+//! match tick.purchase(wanted).receipt().await {
+//!     Ok(receipt) => println!("{receipt}, for {}", receipt.paid_msat),
+//!     Err(refused) if refused.code() == Code::Budget => println!("enough for today: {refused}"),
+//!     Err(error) => println!("{error} (paid {})", error.paid_msat()),
+//! }
+//! println!("{} left in this tick", tick.budget().await?.left_in_tick());
+//! # assert_eq!(tick.budget().await?.usage.tick_spent.get(), 10_000);
+//! # provider.stop().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! * To buy: [`client`]. In the repository, `examples/tick_loop.rs` is a whole agent.
+#![cfg_attr(
+    feature = "provider",
+    doc = "* To sell: [`provider::Provider`], with a [`provider::backend::Backend`] of your own."
+)]
 //! * To bring a wallet: [`wallet::Wallet`], and [`wallet::conformance`] to try it.
+//! * What may be spent: [`config::Runway`]; what was: [`client::ComputeClient::budget`].
+//! * What can go wrong: [`Code`], and where the money is then: [`Error`].
+//!
+//! Futures of this crate are `Send` and need a Tokio runtime. Amounts are [`units::Msat`], integer
+//! millisatoshi, unless a name says sats. What [`purchase`], [`discovery`], [`market`], [`ledger`] and
+//! [`protocol`] show beyond what [`client`] returns is how it works, and changes as that does.
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `provider` | yes | the seller's side |
+//! | `cli` | yes | the two programs; implies `provider` |
 //!
 //! # The map
 //!
@@ -13,12 +94,13 @@
 //! ```text
 //! bins ► cli ► { client, provider } ► { purchase, discovery, market }
 //!      ► ports { wallet, relay, ledger, provider::backend }
-//!      ► { identity, protocol, config } ► { units, ids, error, clock, secret }
+//!      ► { identity, protocol, config } ► { units, ids, error, clock, secret, look }
 //! ```
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`units`], [`ids`], [`error`], [`clock`], [`secret`] | money, names, failures, time and secrets as types |
+//! | [`look`] | reading an SQLite file without changing anything |
 //! | [`protocol`] | the wire: messages, channel events, listings; pure |
 //! | [`identity`], [`config`] | who we are; settings and constants |
 //! | [`relay`] | several Nostr relays as one (port), the embedded relay |
@@ -27,7 +109,7 @@
 //! | [`discovery`], [`market`] | who offers what; whom to take (pure) |
 //! | [`purchase`] | one purchase: pure step, driver, recovery |
 //! | [`client`] | the buyer |
-//! | [`provider`] | the seller |
+//! | `provider` | the seller |
 //! | `cli` | the two programs |
 //!
 //! Buyer and seller never import each other: they meet through [`protocol`] alone, so a test of both is a
@@ -52,6 +134,7 @@ pub mod error;
 pub mod identity;
 pub mod ids;
 pub mod ledger;
+pub mod look;
 pub mod market;
 pub mod protocol;
 #[cfg(feature = "provider")]

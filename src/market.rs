@@ -4,22 +4,30 @@
 //! one [`Reason`] that rules it out. Nothing is chosen silently instead of what was asked for: when
 //! nothing is left, [`Choice::verdict`] says why, with counts and the nearest miss.
 //!
+//! [`record`] says what a provider's past is worth: for [`Select::Best`], and for
+//! [`Policy::unproven_limit`].
+//!
 //! Reasons are tested in a fixed order, from who it is, over what it sells, to what it costs. The
 //! budget comes last, so an offer left out for [`Reason::Budget`] would have been taken but for the
 //! owner's limits.
 
+pub mod record;
 mod verdict;
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt;
 
 use nostr::{EventId, PublicKey};
 
+pub use self::record::History;
+use self::record::Rank;
 pub use self::verdict::Verdict;
 pub use crate::config::{KeyPattern, MIN_PREFIX_DIGITS, NotASelection, Select};
 use crate::protocol::offer::{
     ANNOUNCEMENT_MAX_AGE_SECS, LISTING_MAX_AGE_SECS, MAX_CLOCK_SKEW_SECS,
 };
+use crate::protocol::record::Record;
 use crate::protocol::{Feature, Offer, OfferSource};
 use crate::units::{Msat, Network, UnixSecs};
 
@@ -47,6 +55,9 @@ pub struct Policy {
     pub max_price: Option<Msat>,
     /// What the owner's limits still allow.
     pub headroom: Option<Headroom>,
+    /// The most that a provider without a good record is paid. Unknown prices qualify, unless it is zero:
+    /// the invoice is held to [`Policy::invoice_cap`]. `None` where nothing is paid outside of escrow.
+    pub unproven_limit: Option<Msat>,
     /// Only these providers; all if empty.
     pub allow: Vec<PublicKey>,
     /// Never these providers, allowed or not.
@@ -55,6 +66,8 @@ pub struct Policy {
     pub own: PublicKey,
     /// What the provider must be able to do.
     pub needs: BTreeSet<Feature>,
+    /// Providers that took sealed messages before: not taken where they no longer list it.
+    pub sealed_before: BTreeSet<PublicKey>,
     /// Only providers that work in a channel.
     pub needs_channel: bool,
     /// Only providers in this channel.
@@ -72,14 +85,46 @@ impl Policy {
             network: None,
             max_price: None,
             headroom: None,
+            unproven_limit: None,
             allow: Vec::new(),
             deny: Vec::new(),
             own,
             needs: BTreeSet::new(),
+            sealed_before: BTreeSet::new(),
             needs_channel: false,
             only_channel: None,
         }
     }
+
+    /// What the invoice for `offer` may come to at most because its provider is not proven; `None` if that
+    /// is no matter. A listed price was looked at already, and the invoice is held to it; of an unknown one
+    /// it could be anything up to the other limits.
+    #[must_use]
+    pub fn invoice_cap(&self, offer: &Offer, history: &History, now: UnixSecs) -> Option<Msat> {
+        let limit = self.unproven_limit?;
+        let most = match Asks::of(offer, self.max_tokens) {
+            Asks::Known(price) => price,
+            Asks::Unknown | Asks::Absurd => {
+                [self.max_price, self.headroom.as_ref().map(|it| it.most)]
+                    .into_iter()
+                    .flatten()
+                    .min()
+                    .unwrap_or(Msat::MAX)
+            }
+        };
+        let proven = record::is_proven(record_of(offer, history), most, now);
+        (!proven).then_some(limit)
+    }
+}
+
+/// What is known of who makes this offer.
+#[must_use]
+pub fn record_of<'a>(offer: &Offer, history: &'a History) -> &'a Record {
+    static STRANGER: Record = Record {
+        counts: std::collections::BTreeMap::new(),
+        recent: Vec::new(),
+    };
+    history.get(&offer.provider).unwrap_or(&STRANGER)
 }
 
 /// What an offer asks for the job at hand.
@@ -164,12 +209,21 @@ pub enum Reason {
         /// The first thing that it lacks.
         lacks: Feature,
     },
+    /// It took sealed messages before, and lists that no longer.
+    Unsealed,
     /// It asks more than the buyer wants to pay.
     Price {
         /// What it asks; `None` if it did not say, or that is more money than there is.
         asks: Option<Msat>,
         /// What the buyer wants to pay.
         most: Msat,
+    },
+    /// It asks more than the owner lets a provider without a good record be paid outside of escrow.
+    Unproven {
+        /// What it asks; `None` if it did not say.
+        asks: Option<Msat>,
+        /// The owner's `unproven_limit_sats`.
+        limit: Msat,
     },
     /// It asks more than the owner's limits still allow.
     Budget {
@@ -197,7 +251,9 @@ impl Reason {
             Self::OtherChannel => "other_channel",
             Self::Model { .. } => "model",
             Self::Feature { .. } => "feature",
+            Self::Unsealed => "unsealed",
             Self::Price { .. } => "price",
+            Self::Unproven { .. } => "unproven",
             Self::Budget { .. } => "budget",
         }
     }
@@ -222,8 +278,16 @@ impl fmt::Display for Reason {
             Self::NoChannel => f.write_str("works in no channel"),
             Self::OtherChannel => f.write_str("works in another channel"),
             Self::Model { wanted, .. } => write!(f, "does not offer the model {wanted}"),
-            Self::Feature { lacks } => write!(f, "lacks {}", lacks.as_str()),
+            Self::Feature { lacks } => write!(f, "lacks {}", needed(*lacks)),
+            Self::Unsealed => {
+                f.write_str("took encrypted messages before and lists that no longer (--plaintext buys all the same)")
+            }
             Self::Price { asks, most } => write!(f, "{}, --max-price is {most}", price(asks)),
+            Self::Unproven { asks, limit } => write!(
+                f,
+                "{}, and without a good record unproven_limit_sats leaves {limit} (--htlc pays into escrow)",
+                price(asks)
+            ),
             Self::Budget {
                 asks: None,
                 headroom,
@@ -238,6 +302,15 @@ impl fmt::Display for Reason {
     }
 }
 
+/// What is missing, in words.
+fn needed(feature: Feature) -> String {
+    match feature {
+        Feature::HoldInvoice => "escrow (hold-invoice)".to_owned(),
+        Feature::Nip44 => "encryption (nip44)".to_owned(),
+        feature => feature.as_str().to_owned(),
+    }
+}
+
 /// Offers, sorted by whether and in which order to try them.
 #[derive(Clone, Debug, Default)]
 pub struct Choice {
@@ -247,13 +320,14 @@ pub struct Choice {
     pub left_out: Vec<(Offer, Reason)>,
 }
 
-/// Sorts `offers`, given in the order they were heard. The same input gives the same choice.
+/// Sorts `offers`, given in the order they were heard. `history` is what is known of the providers. The same
+/// input gives the same choice.
 #[must_use]
-pub fn choose(offers: Vec<Offer>, policy: &Policy, now: UnixSecs) -> Choice {
+pub fn choose(offers: Vec<Offer>, policy: &Policy, history: &History, now: UnixSecs) -> Choice {
     let ambiguous = ambiguous(&offers, policy);
     let mut choice = Choice::default();
     for offer in offers {
-        let mut reason = left_out(&offer, policy, now);
+        let mut reason = left_out(&offer, policy, history, now);
         if reason.is_none() {
             reason.clone_from(&ambiguous);
         }
@@ -262,23 +336,37 @@ pub fn choose(offers: Vec<Offer>, policy: &Policy, now: UnixSecs) -> Choice {
             None => choice.ranked.push(offer),
         }
     }
-    if !matches!(policy.select, Select::First) {
-        let rank = |offer: &Offer| {
-            let asks = Asks::of(offer, policy.max_tokens);
-            (asks, std::cmp::Reverse(offer.at), offer.provider)
-        };
-        choice.ranked.sort_by_key(rank);
+    let asks = |offer: &Offer| Asks::of(offer, policy.max_tokens);
+    match policy.select {
+        Select::First => {}
+        Select::Cheapest | Select::Provider(_) => choice
+            .ranked
+            .sort_by_key(|offer| (asks(offer), Reverse(offer.at), offer.provider)),
+        Select::Best => {
+            let rank = |offer: Offer| {
+                let known = record_of(&offer, history);
+                (Rank::of(&offer, asks(&offer), known, now), offer)
+            };
+            let mut ranked: Vec<(Rank, Offer)> = choice.ranked.drain(..).map(rank).collect();
+            ranked.sort_by(|(a, _), (b, _)| a.cmp(b));
+            choice.ranked = ranked.into_iter().map(|(_, offer)| offer).collect();
+        }
     }
     choice
 }
 
 /// Why `offer` does not qualify, seen by itself; `None` if it does.
 #[must_use]
-pub fn left_out(offer: &Offer, policy: &Policy, now: UnixSecs) -> Option<Reason> {
+pub fn left_out(
+    offer: &Offer,
+    policy: &Policy,
+    history: &History,
+    now: UnixSecs,
+) -> Option<Reason> {
     who(offer, policy)
         .or_else(|| when(offer, now))
         .or_else(|| what(offer, policy))
-        .or_else(|| how_much(offer, policy))
+        .or_else(|| how_much(offer, policy, history, now))
 }
 
 fn who(offer: &Offer, policy: &Policy) -> Option<Reason> {
@@ -336,16 +424,24 @@ fn what(offer: &Offer, policy: &Policy) -> Option<Reason> {
         return Some(Reason::Model { wanted, offers });
     }
     let mut lacks = policy.needs.difference(&offer.features).copied();
-    lacks.next().map(|lacks| Reason::Feature { lacks })
+    let lacks = lacks.next().map(|lacks| Reason::Feature { lacks });
+    let seals = offer.features.contains(&Feature::Nip44);
+    let unsealed = !seals && policy.sealed_before.contains(&offer.provider);
+    lacks.or_else(|| unsealed.then_some(Reason::Unsealed))
 }
 
-fn how_much(offer: &Offer, policy: &Policy) -> Option<Reason> {
+fn how_much(offer: &Offer, policy: &Policy, history: &History, now: UnixSecs) -> Option<Reason> {
     let price = Asks::of(offer, policy.max_tokens);
     let asks = price.known();
     // A price of more money than there is exceeds whatever anybody wants to pay.
     let most = policy.max_price.unwrap_or(Msat::MAX);
     if price.exceeds(most) {
         return Some(Reason::Price { asks, most });
+    }
+    if let Some(limit) = policy.invoice_cap(offer, history, now)
+        && price.exceeds(limit)
+    {
+        return Some(Reason::Unproven { asks, limit });
     }
     let headroom = policy.headroom.as_ref()?;
     price.exceeds(headroom.most).then(|| Reason::Budget {

@@ -18,7 +18,8 @@ use serde::{Deserialize, Deserializer};
 pub const MAX_SECRET_FILE_BYTES: u64 = 16 * 1024;
 
 /// A value that must not be shown. `Debug` shows nothing of it, and there is no `Display`: to use the
-/// value is to call [`Secret::expose`], which is easy to search for.
+/// value is to call [`Secret::expose`], which is easy to search for. Its memory is overwritten when it
+/// is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -36,10 +37,32 @@ impl Secret {
     }
 }
 
+impl Drop for Secret {
+    fn drop(&mut self) {
+        wipe(&mut std::mem::take(&mut self.0).into_bytes());
+    }
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
     }
+}
+
+/// Bytes that are overwritten when they are dropped: a key, or a file on its way to becoming a [`Secret`].
+pub(crate) struct Wiped<B: AsMut<[u8]>>(pub(crate) B);
+
+impl<B: AsMut<[u8]>> Drop for Wiped<B> {
+    fn drop(&mut self) {
+        wipe(self.0.as_mut());
+    }
+}
+
+/// Overwrites bytes that held a secret.
+fn wipe(bytes: &mut [u8]) {
+    bytes.fill(0);
+    // So that the compiler does not leave out a write that nobody reads.
+    std::hint::black_box(bytes);
 }
 
 /// Why a secret can't be had. The messages name places, never values.
@@ -128,11 +151,17 @@ impl Environment {
         let file_variable = format!("{name}_FILE");
         match (self.get(name)?, self.path(&file_variable)) {
             (Some(_), Some(_)) => Err(SecretError::Both(name.to_owned(), file_variable)),
-            (Some(value), None) => Ok(Some(Secret::new(value.trim()))),
+            (Some(value), None) => Ok(Some(trimmed(value))),
             (None, Some(path)) => read_secret_file(&path).map(Some),
             (None, None) => Ok(None),
         }
     }
+}
+
+/// A secret without the white space around it. No copy of it is left behind.
+fn trimmed(value: String) -> Secret {
+    let value = Secret::new(value);
+    Secret::new(value.expose().trim())
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is its one place")]
@@ -169,7 +198,7 @@ impl SecretRef {
     pub fn resolve(&self, environment: &Environment, folder: &Path) -> Result<Secret, SecretError> {
         match self {
             Self::Env(name) => match environment.get(name)? {
-                Some(value) => Ok(Secret::new(value.trim())),
+                Some(value) => Ok(trimmed(value)),
                 None => Err(SecretError::NotSet(name.clone())),
             },
             Self::File(path) => read_secret_file(&folder.join(path)),
@@ -211,15 +240,15 @@ pub fn read_secret_file(path: &Path) -> Result<Secret, SecretError> {
     };
     let file = std::fs::File::open(path).map_err(unreadable)?;
     warn_if_open_to_others(path, &file);
-    let mut bytes = Vec::new();
+    let mut bytes = Wiped(Vec::new());
     file.take(MAX_SECRET_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)
+        .read_to_end(&mut bytes.0)
         .map_err(unreadable)?;
-    if bytes.len() as u64 > MAX_SECRET_FILE_BYTES {
+    if bytes.0.len() as u64 > MAX_SECRET_FILE_BYTES {
         return Err(SecretError::TooLarge(path.to_owned()));
     }
     let named = || path.display().to_string();
-    let text = String::from_utf8(bytes).map_err(|_| SecretError::NotText(named()))?;
+    let text = std::str::from_utf8(&bytes.0).map_err(|_| SecretError::NotText(named()))?;
     match text.trim() {
         "" => Err(SecretError::Empty(named())),
         secret => Ok(Secret::new(secret)),

@@ -38,6 +38,9 @@ pub struct GlobalArgs {
 #[derive(Subcommand, Clone, Debug)]
 pub enum IdentityCommand {
     /// Make a new key from fresh randomness; an existing one is never overwritten
+    ///
+    /// It is encrypted if there is a password: AGENT_COMPUTE_NEW_PASSWORD, else AGENT_COMPUTE_PASSWORD,
+    /// else what is typed on a terminal.
     New {
         /// How many BIP39 words it is made of
         #[arg(long, value_name = "COUNT", default_value = "12", value_parser = ["12", "24"])]
@@ -46,15 +49,34 @@ pub enum IdentityCommand {
     /// Keep a key that you have: BIP39 words, an nsec, hex, or an ncryptsec
     ///
     /// It is read from a prompt, from stdin, or from @FILE; never from the command line, which every
-    /// user of the machine can read. The password of an ncryptsec is AGENT_COMPUTE_PASSWORD.
+    /// user of the machine can read. The password of an ncryptsec is AGENT_COMPUTE_PASSWORD. What is kept
+    /// is encrypted as with `new`.
     Import {
         /// `-` for stdin (the default), or @FILE
         // All words that are typed here are taken, so that no error of the parser repeats a secret.
         #[arg(value_name = "-|@FILE", num_args = 0.., hide_possible_values = true)]
         from: Vec<String>,
     },
-    /// Show the public key, and where it comes from
+    /// Show the public key, where it comes from, and whether it is encrypted; needs no password
     Show,
+    /// Set or change the password of the key's file, or take it away
+    ///
+    /// The present password is AGENT_COMPUTE_PASSWORD, the new one AGENT_COMPUTE_NEW_PASSWORD; without
+    /// them you are asked, if this is a terminal. Nothing of the old file is left in the folder.
+    Password {
+        /// Take the password away: the key is then guarded by the file's permissions alone
+        #[arg(long)]
+        remove: bool,
+    },
+    /// Print the secret, BIP39 words or an nsec, to write it down; asks first
+    ///
+    /// It goes to stdout and nowhere else, and takes no --json. Who has it has the key, and the money of
+    /// wallets that are derived from it.
+    Backup {
+        /// Don't ask; needed where there is no terminal
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 /// `wallet …`
@@ -62,10 +84,17 @@ pub enum IdentityCommand {
 pub enum WalletCommand {
     /// What can be spent
     Balance,
-    /// Where to send money to
-    Address,
-    /// Make an invoice (BOLT11)
+    /// Where to send money to; on a terminal with a QR code
+    Address {
+        /// Show no QR code
+        #[arg(long)]
+        no_qr: bool,
+    },
+    /// Make an invoice (BOLT11); on a terminal with a QR code
     Invoice {
+        /// Show no QR code
+        #[arg(long)]
+        no_qr: bool,
         /// What it asks for, in sats
         #[arg(long, value_name = "SATS", value_parser = sats)]
         amount_sats: Msat,
@@ -78,6 +107,16 @@ pub enum WalletCommand {
     },
     /// Connect a wallet that needs it
     Setup,
+}
+
+/// `doctor`
+#[derive(Args, Clone, Debug)]
+pub struct DoctorArgs {
+    /// Try writing to public relays too: each is sent one event that relays don't store, from a throwaway key
+    ///
+    /// Relays on this machine and in private networks are sent one in any case.
+    #[arg(long)]
+    pub write: bool,
 }
 
 /// `completions …`

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use nostr::EventId;
 
-use super::args::{self, CompletionsArgs, GlobalArgs, IdentityCommand, WalletCommand};
+use super::args::{self, CompletionsArgs, DoctorArgs, GlobalArgs, IdentityCommand, WalletCommand};
 use super::commands;
 use super::output::Output;
 use super::settings::{PurchaseSettings, Settings};
@@ -51,7 +51,12 @@ pub struct FindArgs {
     /// Ask in this NIP-28 channel only: hex, note or nevent
     #[arg(long, value_name = "ID", value_parser = args::channel)]
     pub channel: Option<EventId>,
-    /// cheapest, first, or a public key: npub, nprofile, or >= 8 hex digits (default: cheapest)
+    /// cheapest, first, best, or a public key: npub, nprofile, or >= 8 hex digits (default: cheapest)
+    ///
+    /// best weighs what your own purchases say of a provider against its price. It takes the lowest of
+    /// (price + 10 sats + 1 sat per second until the first word) / score², the score being how surely the
+    /// provider delivers, 50 % for one never bought from. So a good record is worth up to four times a
+    /// stranger's price, and whoever took money for nothing comes last. `providers` shows the records.
     #[arg(long, value_name = "HOW", value_parser = select)]
     pub select: Option<Select>,
     /// Only providers that offer this model; it is asked for
@@ -83,7 +88,7 @@ pub struct BuyArgs {
     /// The routing fee allowed on top, in millisats (default: 1 % of the price, at least 10000)
     #[arg(long, value_name = "MSATS", value_parser = args::msats_or_none, help_heading = "Paying")]
     pub max_fee: Option<Msat>,
-    /// Pay into escrow, and release after delivery (no wallet of this version can: exit 12)
+    /// Lock the money first, and let it go after delivery: only providers that list hold-invoice
     #[arg(long, help_heading = "Paying")]
     pub htlc: bool,
     /// No payment at all, as in the original tool's test mode: regtest only
@@ -95,7 +100,7 @@ pub struct BuyArgs {
     /// Ask for a NIP-90 job instead of going through a channel (not in this version: exit 2)
     #[arg(long, help_heading = "Buying")]
     pub direct: bool,
-    /// Do not encrypt, even where the provider can (nothing is encrypted in this version)
+    /// Do not encrypt, even where the provider can: prompt and result are public then
     #[arg(long, help_heading = "Buying")]
     pub plaintext: bool,
     /// The longest that the whole purchase may take
@@ -136,9 +141,12 @@ pub enum Command {
     /// Look into the wallet
     #[command(subcommand, arg_required_else_help = true)]
     Wallet(WalletCommand),
-    /// Make, import or show this program's key
+    /// Make, import, show, encrypt or back up this program's key
     #[command(subcommand, arg_required_else_help = true)]
     Identity(IdentityCommand),
+    /// Look for what would keep a purchase from working, and say what mends it
+    #[command(after_help = help::CUSTOMER_DOCTOR)]
+    Doctor(DoctorArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Print the manual page
@@ -159,6 +167,9 @@ pub struct DemoArgs {
     /// Let the provider stream its answer
     #[arg(long)]
     pub stream: bool,
+    /// Lock the money first, and let it go after delivery
+    #[arg(long)]
+    pub htlc: bool,
 }
 
 /// `recover`
@@ -254,7 +265,10 @@ async fn run(cli: Customer, out: &Output) -> Result<()> {
             commands::recover::run(settings()?, resolution, out).await
         }
         Some(Command::Wallet(args)) => commands::wallet::run(settings()?, args, out).await,
-        Some(Command::Identity(args)) => commands::identity::run(settings()?, args, out),
+        Some(Command::Identity(args)) => commands::identity::run(settings()?, args, out).await,
+        Some(Command::Doctor(args)) => {
+            commands::doctor::run(Role::Customer, &global, &args, environment, out).await
+        }
         Some(Command::Completions(args)) => commands::completions::run(self::command(), &args, out),
         Some(Command::Man) => commands::man::run(self::command(), out),
     }

@@ -35,7 +35,8 @@ Environment (secrets also as NAME_FILE, the name of a file that holds them):
   AGENT_COMPUTE_HOME        one folder for configuration, keys and records
   NOSTR_SECRET_KEY          nsec, hex or ncryptsec: the key to use instead of the home's
   AGENT_COMPUTE_MNEMONIC    BIP39 words, likewise
-  AGENT_COMPUTE_PASSWORD    opens an ncryptsec
+  AGENT_COMPUTE_PASSWORD    opens the home's key, if it is encrypted, and an ncryptsec; encrypts a new key
+  AGENT_COMPUTE_NEW_PASSWORD  what `identity password` sets
   AGENT_COMPUTE_SIM_BANK    the file with the play money of the sim wallet
   AGENT_COMPUTE_SIM_FAULT   timeout-after, timeout-before, refuse, slow or no-preimage: for tests
   RUST_LOG, NO_COLOR        log on stderr (default: warn); no colours";
@@ -45,6 +46,7 @@ pub(super) const PROVIDER: &str = "\
 Examples:
   agent-provider --create-channel --backend echo --wallet sim
   agent-provider --channel note1… --price 5000 --price-per-1k-tokens 2000 --model llama3
+  agent-provider --create-channel --backend-url http://127.0.0.1:8080 --model tiny --stream
   agent-provider relay --listen 127.0.0.1:7777               a relay of one's own, for tests and LANs
   agent-provider jobs                                        what was sold
 
@@ -56,7 +58,7 @@ Exit codes (and the `code` of the JSON error):
     0                stopped as asked
     1  internal      a bug
     2  usage         flags or configuration are off
-    8  network       no relay or wallet reachable
+    8  network       no relay, wallet or model server reachable
    12  wallet        none, locked, or lacking what was asked
    13  ledger        the record of jobs can't be opened, locked or written
   130  interrupted   stopped at once
@@ -65,9 +67,37 @@ Environment (secrets also as NAME_FILE, the name of a file that holds them):
   AGENT_COMPUTE_HOME        one folder for configuration, keys and records
   NOSTR_SECRET_KEY          nsec, hex or ncryptsec: the key to use instead of the home's
   AGENT_COMPUTE_MNEMONIC    BIP39 words, likewise
-  AGENT_COMPUTE_PASSWORD    opens an ncryptsec
+  AGENT_COMPUTE_PASSWORD    opens the home's key, if it is encrypted, and an ncryptsec; encrypts a new key
+  AGENT_COMPUTE_NEW_PASSWORD  what `identity password` sets
   AGENT_COMPUTE_SIM_BANK    the file with the play money of the sim wallet
+  OPENAI_API_KEY            sent to https://api.openai.com alone; other servers' keys: backend_key
   RUST_LOG, NO_COLOR        log on stderr (default: warn); no colours";
+
+/// What `agent-customer doctor --help` ends with.
+pub(super) const CUSTOMER_DOCTOR: &str = "\
+Each check is a line: ok, warning or problem, what it is about, and the command that mends it. With --json
+an object a line: {\"v\":1,\"check\",\"subject\",\"status\",\"message\",\"fix\":…|null}. It only looks: nothing is made,
+repaired or paid, and no password is asked for.
+
+Checks: config, files, identity, ledger, clock, relay (one each), wallet. The clock is held against what
+relays say it is (HTTP's Date), and against the ledger, which was never written later than now.
+
+Exit code: 0 when nothing is a problem, warnings or not; else that of the gravest problem, as a purchase
+would end with: 2 configuration, files or identity, 13 ledger, 12 wallet, 4 nothing above reserve_sats,
+8 no relay, 11 a clock that is far off.";
+
+/// What `agent-provider doctor --help` ends with.
+pub(super) const PROVIDER_DOCTOR: &str = "\
+Each check is a line: ok, warning or problem, what it is about, and the command that mends it. With --json
+an object a line: {\"v\":1,\"check\",\"subject\",\"status\",\"message\",\"fix\":…|null}. It only looks: nothing is made,
+repaired or announced, and no password is asked for.
+
+Checks: config, files, identity, jobs, clock, relay (one each), listing, wallet, backend. The clock is held
+against what relays say it is (HTTP's Date).
+
+Exit code: 0 when nothing is a problem, warnings or not; else that of the gravest problem: 2 configuration,
+files, identity or backend, 13 job store, 12 wallet, 8 no relay or no listing there, 11 a clock that is far
+off.";
 
 /// What a short help (`-h`) ends with.
 pub(super) const MORE: &str = "--help says more: examples, limits, exit codes, environment.";

@@ -10,6 +10,8 @@
 )]
 
 pub mod args;
+mod ask;
+pub mod backends;
 pub mod commands;
 pub mod customer;
 mod help;
@@ -18,6 +20,7 @@ mod parse;
 mod program;
 mod prompt;
 pub mod provider;
+pub mod qr;
 pub mod settings;
 pub mod signals;
 pub mod text;

@@ -10,16 +10,20 @@
 
 use std::io::{self, IsTerminal as _, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::text::{Cleaner, clean, entry};
+use super::text::{Cleaner, clean, cut, entry};
 use crate::error::{Code, Error, Result};
 use crate::ids::PurchaseId;
 use crate::units::Msat;
+
+/// Characters of an error's message that are shown to people. JSON has all of it.
+const LONGEST_MESSAGE: usize = 2000;
 
 /// The version of every line of JSON.
 const LINE_VERSION: u8 = 1;
@@ -30,6 +34,12 @@ pub struct Output {
     streams: Mutex<Streams>,
     /// Whether progress may be drawn: stderr is a terminal.
     draws: bool,
+    /// Whether stdout is a terminal: somebody reads what comes, as it comes.
+    watched: bool,
+    /// The program that advice names.
+    program: &'static str,
+    /// Whether errors come with advice on what to do next.
+    advises: AtomicBool,
 }
 
 struct Streams {
@@ -82,7 +92,10 @@ impl Output {
     #[must_use]
     pub fn of_process(json: bool) -> Self {
         let draws = io::stderr().is_terminal();
-        Self::to(json, draws, Box::new(io::stdout()), Box::new(io::stderr()))
+        Self {
+            watched: io::stdout().is_terminal(),
+            ..Self::to(json, draws, Box::new(io::stdout()), Box::new(io::stderr()))
+        }
     }
 
     /// An output that writes elsewhere: for tests.
@@ -96,6 +109,9 @@ impl Output {
         Self {
             json,
             draws,
+            watched: false,
+            program: "agent-customer",
+            advises: AtomicBool::new(true),
             streams: Mutex::new(Streams {
                 data,
                 notes,
@@ -107,10 +123,28 @@ impl Output {
         }
     }
 
+    /// The same output, of this program: it is the one that advice names.
+    #[must_use]
+    pub fn of_program(mut self, name: &'static str) -> Self {
+        self.program = name;
+        self
+    }
+
+    /// No advice with the error that this command may end with: its output says what to do.
+    pub fn without_advice(&self) {
+        self.advises.store(false, Ordering::Relaxed);
+    }
+
     /// Whether stdout is JSON.
     #[must_use]
     pub const fn is_json(&self) -> bool {
         self.json
+    }
+
+    /// Whether a person reads stdout as it comes: it is a terminal, and not JSON.
+    #[must_use]
+    pub const fn is_watched(&self) -> bool {
+        self.watched && !self.json
     }
 
     /// With `--json`, a line `{"v":1,"event":NAME,…}`; otherwise nothing. `body` is a struct or a map.
@@ -169,6 +203,14 @@ impl Output {
     pub fn note(&self, text: &str) {
         let line = clean(text);
         self.streams().write_note(&line);
+    }
+
+    /// A picture for the person at the terminal, on stderr, as it is: it may hold colours, and nothing of a
+    /// stranger's. Nothing unless stdout and stderr are both terminals.
+    pub fn picture(&self, drawn: &str) {
+        if self.is_watched() && self.draws {
+            self.streams().write_note(drawn);
+        }
     }
 
     /// Shows what is being waited for, on stderr, if that is a terminal. Replaces what was shown.
@@ -232,11 +274,14 @@ impl Output {
                 },
             );
         }
-        self.note(&entry(&format!("error: {}", error.message())));
+        // Some quote strangers at length.
+        let message = cut(error.message(), LONGEST_MESSAGE);
+        self.note(&entry(&format!("error: {message}")));
         if let Some(money) = where_the_money_is(error) {
             self.note(&money);
         }
-        if let Some(next) = what_to_do_next(error) {
+        let advises = self.advises.load(Ordering::Relaxed);
+        if let Some(next) = what_to_do_next(error, self.program).filter(|_| advises) {
             self.note(&next);
         }
     }
@@ -288,10 +333,13 @@ impl Streams {
     }
 }
 
+/// What became of the money, unless the message says it.
 fn where_the_money_is(error: &Error) -> Option<String> {
     let (paid, reserved) = (error.paid_msat(), error.reserved_msat());
     if paid.is_zero() && reserved.is_zero() {
-        return error.purchase().map(|_| "Nothing was paid.".to_owned());
+        let told = error.message().contains("nothing was paid");
+        let purchase = error.purchase().filter(|_| !told);
+        return purchase.map(|_| "Nothing was paid.".to_owned());
     }
     let mut said = format!("Paid: {paid}.");
     if !reserved.is_zero() {
@@ -300,22 +348,35 @@ fn where_the_money_is(error: &Error) -> Option<String> {
     Some(said)
 }
 
-fn what_to_do_next(error: &Error) -> Option<String> {
-    let purchase = error.purchase();
-    match error.code() {
-        Code::PaymentUnknown => Some(
+/// What to do next, unless the message says it.
+fn what_to_do_next(error: &Error, program: &str) -> Option<String> {
+    let advice = match error.code() {
+        Code::PaymentUnknown => {
             "`agent-customer recover` asks the wallet again; the money stays set aside until then."
-                .to_owned(),
-        ),
-        Code::Undelivered => {
-            Some("`agent-customer recover` fetches the result if it comes late.".to_owned())
         }
-        Code::Interrupted if purchase.is_some() => {
-            Some("`agent-customer recover` settles what was left open.".to_owned())
+        // The money is back: nothing is owed, and nothing comes.
+        Code::Undelivered if error.paid_msat().is_zero() && error.reserved_msat().is_zero() => {
+            return None;
         }
-        Code::Internal => Some("This is a bug. Please report it with the lines above.".to_owned()),
-        _ => None,
-    }
+        Code::Undelivered => "`agent-customer recover` fetches the result if it comes late.",
+        Code::Interrupted if error.purchase().is_some() => {
+            "`agent-customer recover` settles what was left open."
+        }
+        Code::NoProvider => {
+            "`agent-customer providers` lists who can be found, and why each is left out."
+        }
+        Code::BadInvoice => {
+            "Another provider may do: [policy] deny keeps this one out, --select names one."
+        }
+        Code::Network | Code::Wallet | Code::Ledger => {
+            let advice = format!("`{program} doctor` looks for the cause, and says what mends it.");
+            return Some(advice);
+        }
+        Code::Internal => "This is a bug. Please report it with the lines above.",
+        _ => return None,
+    };
+    let told = advice.contains("recover`") && error.message().contains("agent-customer recover");
+    (!told).then(|| advice.to_owned())
 }
 
 #[cfg(test)]

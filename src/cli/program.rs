@@ -12,8 +12,9 @@ use super::output::Output;
 use super::text::clean;
 use crate::error::{Code, Error, Result};
 
-/// What is logged unless `RUST_LOG` says otherwise. The relay pool's own warnings repeat what we report.
-const DEFAULT_LOG: &str = "warn,nostr_relay_pool=error,nostr_relay_builder=off";
+/// What is logged unless `RUST_LOG` says otherwise. The relay pool's own warnings repeat what we report, and
+/// those of the backend's client whole answers.
+const DEFAULT_LOG: &str = "warn,nostr_relay_pool=error,nostr_relay_builder=off,async_openai=off";
 
 /// How long blocking work that was left behind may hold up the exit.
 const LAST_WORK: Duration = Duration::from_secs(5);

@@ -3,16 +3,18 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::builder::PossibleValue;
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use nostr::EventId;
 
-use super::args::{self, CompletionsArgs, GlobalArgs, IdentityCommand, WalletCommand};
+use super::args::{self, CompletionsArgs, DoctorArgs, GlobalArgs, IdentityCommand, WalletCommand};
 use super::commands;
 use super::output::Output;
 use super::settings::{SaleSettings, Settings};
 use super::{help, parse, program};
 use crate::config::{BackendKind, MAX_ANNOUNCE_EVERY_SECS, MAX_MAX_JOBS, Role};
 use crate::error::Result;
+use crate::provider::job::JobState;
 use crate::secret::Environment;
 use crate::units::Msat;
 
@@ -56,10 +58,11 @@ pub struct SellArgs {
     /// Serve this model; repeatable (default: all that the backend has)
     #[arg(long, value_name = "NAME", value_parser = args::model)]
     pub model: Vec<String>,
-    /// What runs the jobs: echo repeats the prompt, for tests
+    /// What runs the jobs: the model server found on port 11434, 8080 or 11435 of this machine; any
+    /// OpenAI-compatible one (Ollama, llama.cpp, vLLM, OpenAI); or, for tests, a repeater (default: auto)
     #[arg(long, value_name = "KIND")]
     pub backend: Option<BackendKind>,
-    /// Where the backend's server is
+    /// Where the backend's server is, with or without /v1; a key for it goes into [provider] backend_key
     #[arg(long, value_name = "URL")]
     pub backend_url: Option<String>,
     /// What a request costs, in millisats (default: 10000)
@@ -93,18 +96,68 @@ pub enum Command {
         #[arg(long, value_name = "ADDR")]
         listen: SocketAddr,
     },
-    /// List jobs
-    Jobs,
+    /// List jobs, newest first
+    Jobs(JobsArgs),
+    /// Add up what was earned: today and this week (UTC), and ever; in all and by model
+    ///
+    /// With --json one object for each kind of money (network, play money or not), real money first. Each has
+    /// `today`, `week` (since Monday) and `all`, and `models` with the same for each. In them: `jobs` and
+    /// `earned_msat` of what was paid for good, with `escrow_msat` as the part that was released from escrow
+    /// and `owed_msat` as the part of `failed_jobs`; on top `held_msat`, what is locked in escrow, and
+    /// `unreleased_jobs` with `unreleased_msat`, what was delivered and never released. Jobs count by when
+    /// their money came; those without a wallet do not.
+    Earnings,
+    /// Look for what would keep this provider from selling, and say what mends it
+    #[command(after_help = help::PROVIDER_DOCTOR)]
+    Doctor(DoctorArgs),
     /// Look into the wallet
     #[command(subcommand, arg_required_else_help = true)]
     Wallet(WalletCommand),
-    /// Make, import or show this program's key
+    /// Make, import, show, encrypt or back up this program's key
     #[command(subcommand, arg_required_else_help = true)]
     Identity(IdentityCommand),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Print the manual page
     Man,
+}
+
+/// `jobs`
+#[derive(Args, Clone, Debug)]
+pub struct JobsArgs {
+    /// Only jobs in this state; repeatable, or comma-separated
+    #[arg(long, value_name = "STATE", value_delimiter = ',')]
+    pub state: Vec<JobStateArg>,
+    /// Only jobs of this model
+    #[arg(long, value_name = "NAME", value_parser = args::model)]
+    pub model: Option<String>,
+    /// The most jobs to list
+    #[arg(long, value_name = "JOBS", default_value_t = 1000,
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub limit: u32,
+}
+
+/// A job's state, by its word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobStateArg(pub JobState);
+
+impl ValueEnum for JobStateArg {
+    fn value_variants<'a>() -> &'a [Self] {
+        const ALL: [JobStateArg; JobState::ALL.len()] = {
+            let mut all = [JobStateArg(JobState::Quoted); JobState::ALL.len()];
+            let mut i = 0;
+            while i < all.len() {
+                all[i] = JobStateArg(JobState::ALL[i]);
+                i += 1;
+            }
+            all
+        };
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.0.as_str()))
+    }
 }
 
 /// The command line as clap knows it.
@@ -123,7 +176,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(stop) => return stop.exit(),
     };
-    let out = Output::of_process(cli.global.json);
+    let out = Output::of_process(cli.global.json).of_program("agent-provider");
     program::run(&out, program::Threads::Few, || run(cli, &out))
 }
 
@@ -143,9 +196,13 @@ async fn run(cli: Provider, out: &Output) -> Result<()> {
             commands::serve::run(settings, sale, out).await
         }
         Some(Command::Relay { listen }) => commands::relay::run(listen, out).await,
-        Some(Command::Jobs) => commands::jobs::run(settings()?, out).await,
+        Some(Command::Jobs(args)) => commands::jobs::run(settings()?, args, out).await,
+        Some(Command::Earnings) => commands::earnings::run(settings()?, out).await,
+        Some(Command::Doctor(args)) => {
+            commands::doctor::run(Role::Provider, &global, &args, environment, out).await
+        }
         Some(Command::Wallet(args)) => commands::wallet::run(settings()?, args, out).await,
-        Some(Command::Identity(args)) => commands::identity::run(settings()?, args, out),
+        Some(Command::Identity(args)) => commands::identity::run(settings()?, args, out).await,
         Some(Command::Completions(args)) => commands::completions::run(self::command(), &args, out),
         Some(Command::Man) => commands::man::run(self::command(), out),
     }

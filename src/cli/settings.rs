@@ -4,15 +4,16 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nostr::{EventId, RelayUrl};
+use nostr::{EventId, PublicKey, RelayUrl};
 
 use super::args::GlobalArgs;
+use super::ask::Owner;
+use super::backends::BackendChoice;
 use super::customer::BuyArgs;
 use super::prompt::read_prompt;
 use super::provider::SellArgs;
 use crate::config::{
-    BackendKind, Config, DEFAULT_RELAYS, Encrypt, Home, MAX_RELAYS, Role, Select, WalletKind,
-    default_fee_cap,
+    Config, DEFAULT_RELAYS, Encrypt, Home, MAX_RELAYS, Role, Select, WalletKind, default_fee_cap,
 };
 use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
@@ -85,15 +86,22 @@ impl Settings {
         no_wallet: bool,
         environment: Environment,
     ) -> Result<Self> {
-        let home = match flags
-            .home
-            .clone()
-            .or_else(|| environment.path(HOME_VARIABLE))
-        {
-            Some(folder) => Home::at(folder),
-            None => Home::of_user()?,
-        };
+        let home = home_of(flags, &environment)?;
         let config = read_config(&home, flags)?;
+        Self::with(role, flags, no_wallet, environment, (home, config))
+    }
+
+    /// The same, with a home and a configuration that were found already.
+    ///
+    /// # Errors
+    /// As [`Settings::resolve`].
+    pub fn with(
+        role: Role,
+        flags: &GlobalArgs,
+        no_wallet: bool,
+        environment: Environment,
+        (home, config): (Home, Config),
+    ) -> Result<Self> {
         let wallet = choose_wallet(flags, no_wallet, &config, &home, &environment)?;
         let network = agree_on_network(&wallet, flags.network)?;
         let identity = Source {
@@ -118,17 +126,37 @@ impl Settings {
         })
     }
 
-    /// The identity, made on first use. `note` is told when it was.
+    /// The identity, made on first use. The password of an encrypted one is that of the environment, or
+    /// the person at the terminal is asked. `note` is told what they should know.
     ///
     /// # Errors
-    /// [`Code::Usage`] if the place it should come from has none that is valid.
-    pub fn open_identity(&self, note: impl FnOnce(&str)) -> Result<(Identity, Origin)> {
-        let (identity, origin) = self.identity.open()?;
-        if origin == Origin::NewFile {
-            let (key, path) = (identity.public_key().to_hex(), self.identity.file.display());
-            note(&format!("made a new key, {key}, in {path}"));
+    /// [`Code::Usage`] if the place it should come from has none that is valid, or the password is
+    /// missing or wrong.
+    pub async fn open_identity(&self, mut note: impl FnMut(&str)) -> Result<(Identity, Origin)> {
+        let source = self.identity.clone();
+        let found = off_the_runtime(move || {
+            let mut owner = Owner::new(source.environment.clone());
+            Ok(source.open(&mut owner)?)
+        })
+        .await?;
+        let path = self.identity.file.display();
+        if found.origin == Origin::NewFile {
+            note(&self.made(found.who.public_key()));
+        } else if found.encrypted == Some(false) && self.identity.password()?.is_some() {
+            note(&format!(
+                "{path} is not encrypted, although there is a password: `identity password` encrypts it"
+            ));
         }
-        Ok((identity, origin))
+        Ok((found.who, found.origin))
+    }
+
+    /// What the owner should know of a key that was made just now.
+    #[must_use]
+    pub fn made(&self, key: PublicKey) -> String {
+        let (key, path) = (key.to_hex(), self.identity.file.display());
+        format!(
+            "made a new key, {key}, in {path}; `identity backup` prints the words to write down"
+        )
     }
 
     /// The owner's limits.
@@ -148,11 +176,42 @@ impl Settings {
     }
 }
 
+/// Does what may take long, a password check or a question, where nothing else waits for it.
+///
+/// # Errors
+/// Those of `work`.
+pub(super) async fn off_the_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Error::new(Code::Internal, "opening the identity panicked"))?
+}
+
 fn usage(message: impl Into<String>) -> Error {
     Error::new(Code::Usage, message)
 }
 
-fn read_config(home: &Home, flags: &GlobalArgs) -> Result<Config> {
+/// The home that the flags name, or the environment, or else the user's own.
+///
+/// # Errors
+/// [`Code::Usage`] if this user has none.
+pub fn home_of(flags: &GlobalArgs, environment: &Environment) -> Result<Home> {
+    let named = flags
+        .home
+        .clone()
+        .or_else(|| environment.path(HOME_VARIABLE));
+    match named {
+        Some(folder) => Ok(Home::at(folder)),
+        None => Home::of_user(),
+    }
+}
+
+/// The configuration file that `--config` names, which must exist, or the home's, which need not.
+///
+/// # Errors
+/// [`Code::Usage`] if it can't be read, or holds what it must not.
+pub fn read_config(home: &Home, flags: &GlobalArgs) -> Result<Config> {
     match &flags.config {
         Some(path) => Config::read(path)?
             .ok_or_else(|| usage(format!("--config {}: no such file", path.display()))),
@@ -249,6 +308,8 @@ pub struct PurchaseSettings {
     pub timeout: Duration,
     /// Choose only.
     pub dry_run: bool,
+    /// Lock the money, and let it go after delivery.
+    pub htlc: bool,
     /// Do not encrypt.
     pub plaintext: bool,
     /// The owner's limits.
@@ -299,8 +360,7 @@ impl PurchaseSettings {
     /// What these flags mean over these settings. Reads the prompt, from stdin if it says so.
     ///
     /// # Errors
-    /// [`Code::Usage`] if there is no prompt or something contradicts; [`Code::Wallet`] for escrow,
-    /// which no wallet of this version has.
+    /// [`Code::Usage`] if there is no prompt or something contradicts.
     pub fn resolve(flags: &BuyArgs, settings: &Settings) -> Result<Self> {
         let Some(prompt) = &flags.prompt else {
             return Err(usage(
@@ -312,16 +372,14 @@ impl PurchaseSettings {
                 "--direct: NIP-90 jobs are not part of this version; leave it out to buy through a channel",
             ));
         }
-        if settings.config.policy.encrypt == Encrypt::Required {
+        if flags.plaintext && settings.config.policy.encrypt == Encrypt::Required {
             return Err(usage(
-                "[policy] encrypt = \"required\": encryption is not part of this version, and nothing \
-                 is sent in plain text against your policy",
+                "--plaintext: [policy] encrypt = \"required\" in your config forbids plain text",
             ));
         }
-        if flags.htlc {
-            return Err(Error::new(
-                Code::Wallet,
-                "--htlc: escrow is not part of this version; nothing was paid",
+        if flags.htlc && settings.wallet == WalletChoice::Without {
+            return Err(usage(
+                "--htlc locks money, and --no-wallet pays nothing: leave one of them out",
             ));
         }
         Ok(Self {
@@ -332,6 +390,7 @@ impl PurchaseSettings {
             idempotency_key: flags.idempotency_key.clone(),
             timeout: Duration::from_secs(flags.timeout),
             dry_run: flags.dry_run,
+            htlc: flags.htlc,
             plaintext: flags.plaintext,
             limits: settings.limits(),
         })
@@ -354,9 +413,7 @@ pub struct SaleSettings {
     /// What it says of itself.
     pub description: String,
     /// What runs the jobs.
-    pub backend: BackendKind,
-    /// Where the backend's server is.
-    pub backend_url: Option<String>,
+    pub backend: BackendChoice,
     /// The models it serves; empty: all the backend has.
     pub models: Vec<String>,
     /// Per request.
@@ -386,7 +443,7 @@ impl SaleSettings {
     /// What these flags mean over these settings.
     ///
     /// # Errors
-    /// [`Code::Usage`] if no channel is named, or something is asked for that this version does not have.
+    /// [`Code::Usage`] if no channel is named, or the backend's address or key is off.
     pub fn resolve(flags: &SellArgs, settings: &Settings) -> Result<Self> {
         let channel = match (flags.channel, flags.new_channel, flags.create_channel) {
             (Some(id), ..) => ChannelChoice::Join(id),
@@ -399,13 +456,8 @@ impl SaleSettings {
             }
         };
         let file = &settings.config.provider;
-        let backend = flags.backend.unwrap_or(file.backend);
-        if backend != BackendKind::Echo {
-            let word = backend.as_str();
-            return Err(usage(format!(
-                "backend {word}: this version has the backend echo only; use --backend echo"
-            )));
-        }
+        let backend =
+            BackendChoice::resolve(flags.backend, flags.backend_url.as_deref(), settings)?;
         let price = flags.price.unwrap_or(file.price);
         if price.is_zero() {
             return Err(usage(
@@ -422,10 +474,6 @@ impl SaleSettings {
             name: file.name.clone(),
             description: file.description.clone(),
             backend,
-            backend_url: flags
-                .backend_url
-                .clone()
-                .or_else(|| file.backend_url.clone()),
             models,
             price,
             price_per_1k_tokens: flags

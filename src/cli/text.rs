@@ -3,6 +3,8 @@
 //! Control characters, escape sequences and marks that turn the direction of text are taken out: they
 //! could move the cursor, retitle the window, or make an amount read backwards. Newline and tab stay.
 
+use std::borrow::Cow;
+
 /// The longest escape sequence that is taken out as one. What comes after so much is text again, so
 /// that a sequence that never ends can't swallow a paid result.
 const MAX_SEQUENCE: u16 = 256;
@@ -103,6 +105,15 @@ pub fn one_line(text: &str, most: usize) -> String {
         line.push(c);
     }
     line
+}
+
+/// The first `most` characters of a text, with a sign that there was more.
+#[must_use]
+pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        Some((at, _)) => Cow::Owned(format!("{}…", &text[..at])),
+        None => Cow::Borrowed(text),
+    }
 }
 
 /// A text of any number of lines as one entry among others: every line but the first is indented, so that

@@ -3,8 +3,12 @@
 use std::sync::Arc;
 
 use super::settings::{Settings, SimChoice, WalletChoice};
+use crate::clock::Clock;
+use crate::config::Role;
 use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
+use crate::ledger::{HistoryQuery, Ledger, PurchaseRecord, Reservation};
+use crate::units::Msat;
 use crate::wallet::sim::{SimOptions, SimWallet};
 use crate::wallet::{Wallet, WalletError};
 
@@ -19,7 +23,10 @@ pub async fn open_wallet(
 ) -> Result<Option<Arc<dyn Wallet>>> {
     match &settings.wallet {
         WalletChoice::Without => Ok(None),
-        WalletChoice::Sim(sim) => Ok(Some(Arc::new(open_sim(sim, identity).await?))),
+        WalletChoice::Sim(sim) => {
+            refuse_new_bank(settings, sim).await?;
+            Ok(Some(Arc::new(open_sim(sim, identity).await?)))
+        }
         WalletChoice::Unset => Err(Error::new(
             Code::Wallet,
             "no wallet is configured: name one with --wallet or [wallet] kind (sim is play money)",
@@ -50,6 +57,50 @@ pub async fn open_sim(sim: &SimChoice, identity: &Identity) -> Result<SimWallet>
         .await
         .map_err(|_| Error::new(Code::Internal, "opening the wallet panicked"))?
         .map_err(told)
+}
+
+/// Says no where a bank of play money would be made in the place of one that is gone and that payments still
+/// depend on: a new bank knows nothing of them, and nobody would notice.
+///
+/// # Errors
+/// [`Code::Wallet`] then; [`Code::Ledger`] if the ledger can't say.
+pub(super) async fn refuse_new_bank(settings: &Settings, sim: &SimChoice) -> Result<()> {
+    let is_missing = matches!(sim.bank.try_exists(), Ok(false));
+    if settings.role != Role::Customer || !is_missing || !settings.home.ledger_file().exists() {
+        return Ok(());
+    }
+    let folder = settings.home.folder(Role::Customer);
+    let ledger = Ledger::open_read_only(&folder, Clock::system()).await?;
+    let all = HistoryQuery {
+        scope: None,
+        limit: u32::MAX,
+    };
+    let open: Vec<PurchaseRecord> = ledger
+        .history(all)
+        .await?
+        .into_iter()
+        .filter(|purchase| {
+            let of_sim = |it: &Reservation| it.status.is_open() && it.wallet.kind == "sim";
+            purchase.reservation.as_ref().is_some_and(of_sim)
+        })
+        .collect();
+    let Some(first) = open.first() else {
+        return Ok(());
+    };
+    let reserved = open.iter().fold(Msat::ZERO, |sum, purchase| {
+        sum.saturating_add(purchase.reserved())
+    });
+    let message = format!(
+        "the play-money bank {} is missing, and what became of {} made from it is not known. Put the \
+         file back, or decide each by hand: `agent-customer recover --resolve {} paid` (or `failed`)",
+        sim.bank.display(),
+        match open.len() {
+            1 => "a payment".to_owned(),
+            count => format!("{count} payments"),
+        },
+        first.id,
+    );
+    Err(Error::new(Code::Wallet, message).with_money(Msat::ZERO, reserved))
 }
 
 /// What a wallet's answer means for the program that asked.

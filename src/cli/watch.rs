@@ -8,6 +8,7 @@ use super::wallets::open_wallet;
 use crate::client::{Builder, ComputeClient, ProviderSeen, Purchase, PurchaseEvent, Receipt};
 use crate::error::{Code, Error, Result};
 use crate::protocol::Feature;
+use crate::protocol::record::Summary;
 use crate::units::Msat;
 
 /// Characters of a provider's name that are shown.
@@ -41,7 +42,7 @@ pub async fn open_client(
 /// # Errors
 /// If the identity or the wallet can't be opened.
 pub async fn client_builder(settings: &Settings, out: &Output) -> Result<Builder> {
-    let (identity, _) = settings.open_identity(|note| out.note(note))?;
+    let (identity, _) = settings.open_identity(|note| out.note(note)).await?;
     let builder = match open_wallet(settings, &identity).await? {
         Some(wallet) => ComputeClient::builder().wallet(wallet),
         None => ComputeClient::builder().no_wallet(),
@@ -58,18 +59,25 @@ pub async fn client_builder(settings: &Settings, out: &Output) -> Result<Builder
 /// # Errors
 /// If the ledger can't be opened.
 pub async fn open_looker(settings: &Settings, out: &Output) -> Result<ComputeClient> {
-    let (identity, _) = settings.open_identity(|note| out.note(note))?;
+    looker_builder(settings, out).await?.build().await
+}
+
+/// The same in the making.
+///
+/// # Errors
+/// If the identity can't be opened.
+pub async fn looker_builder(settings: &Settings, out: &Output) -> Result<Builder> {
+    let (identity, _) = settings.open_identity(|note| out.note(note)).await?;
     let builder = ComputeClient::builder()
         .looks_only()
         .home(settings.home.clone())
         .config(settings.config.clone())
         .identity(identity)
         .relays(settings.relays.clone());
-    let builder = match settings.network {
+    Ok(match settings.network {
         Some(network) => builder.network(network),
         None => builder,
-    };
-    builder.build().await
+    })
 }
 
 /// Shows a purchase as it goes, until it is over. The first signal stops it in good order, the second at
@@ -86,6 +94,7 @@ pub async fn watch(
     let mut cut_off = Error::new(Code::Interrupted, "stopped");
     let mut stopped = false;
     let mut shown = String::new();
+    let mut held = String::new();
     loop {
         let event = tokio::select! {
             event = purchase.next_event() => event,
@@ -102,17 +111,25 @@ pub async fn watch(
         let Some(event) = event else { break };
         show(&event);
         cut_off = as_of(cut_off, &event);
-        if let PurchaseEvent::Chunk { text, .. } = &event {
-            out.clear_status();
-            out.text(text);
-            shown.push_str(text);
+        if let PurchaseEvent::Chunk { text, in_order, .. } = &event {
+            // What is in a pipe can't be taken back: there, pieces whose order is not certain wait for
+            // the whole text. A person is better served by seeing them come.
+            if *in_order || out.is_watched() {
+                out.clear_status();
+                out.text(text);
+                shown.push_str(text);
+            } else {
+                held.push_str(text);
+            }
         }
         out.object(&event);
     }
     let receipt = purchase.receipt().await;
     out.clear_status();
-    if let Ok(receipt) = &receipt {
-        show_rest(receipt, &shown, out);
+    match &receipt {
+        Ok(receipt) => show_rest(receipt, &shown, out),
+        // There is no better text to come in this process.
+        Err(_) => out.text(&held),
     }
     receipt
 }
@@ -159,6 +176,8 @@ pub fn waiting_for(event: &PurchaseEvent) -> Option<String> {
         PurchaseEvent::Requested { .. } => "waiting for the invoice".to_owned(),
         PurchaseEvent::Paying { .. } => "paying".to_owned(),
         PurchaseEvent::Paid { .. } => "waiting for the result".to_owned(),
+        PurchaseEvent::Locked { .. } => "waiting for the result; the money is locked".to_owned(),
+        PurchaseEvent::Released { .. } => "waiting for the provider to claim the money".to_owned(),
         _ => return None,
     })
 }
@@ -173,8 +192,13 @@ pub fn summary(receipt: &Receipt, wallet: &WalletChoice) -> String {
     };
     let seconds = receipt.elapsed_ms / 1000;
     let tenths = receipt.elapsed_ms % 1000 / 100;
+    let claimed = if receipt.reserved_msat.is_zero() {
+        ""
+    } else {
+        ". The provider has yet to claim what was locked for it: `agent-customer recover` sees to that"
+    };
     format!(
-        "{what} to {} in {seconds}.{tenths} s; purchase {}",
+        "{what} to {} in {seconds}.{tenths} s; purchase {}{claimed}",
         short(&receipt.provider),
         receipt.purchase_id
     )
@@ -197,15 +221,35 @@ pub fn provider_line(seen: &ProviderSeen) -> String {
         .network
         .map_or("network unknown", crate::units::Network::as_str);
     let features: Vec<&str> = seen.features.iter().copied().map(Feature::as_str).collect();
-    let fits = match &seen.reason {
+    let fits = match seen.reason.as_deref() {
         None => "fits".to_owned(),
+        Some("unproven") => {
+            "left out: unproven, above unproven_limit_sats (--htlc pays into escrow)".to_owned()
+        }
         Some(reason) => format!("left out: {reason}"),
     };
     format!(
-        "{}  {price}  {network}  {}  [{}]  [{}]  {fits}",
+        "{}  {price}  {network}  {}  [{}]  [{}]  {}  {fits}",
         short(&seen.provider),
         one_line(&seen.name, LONGEST_NAME),
         one_line(&seen.models.join(", "), LONGEST_MODELS),
         features.join(", "),
+        record(&seen.record),
+    )
+}
+
+/// What we know of a provider, in a few words.
+fn record(of: &Summary) -> String {
+    if of.attempts == 0 {
+        return "no record".to_owned();
+    }
+    let wait = of
+        .first_token_ms
+        .map(|ms| format!(" in {}.{} s", ms / 1000, ms % 1000 / 100))
+        .unwrap_or_default();
+    let (delivered, attempts) = (of.delivered, of.attempts);
+    format!(
+        "delivered {delivered} of {attempts}{wait}, score {}",
+        of.score
     )
 }

@@ -7,14 +7,15 @@ use tokio::sync::OnceCell;
 
 use super::{Code, ComputeClient, Error, Inner, Ready, Result};
 use crate::clock::Clock;
-use crate::config::{Config, DEFAULT_RELAYS, Home, Role, Runway};
+use crate::config::{Config, DEFAULT_RELAYS, Encrypt, Home, Role, Runway};
 use crate::identity::{Identity, keystore};
 use crate::ledger::{Ledger, Limits, Scope};
 use crate::purchase::driver::Engine;
 use crate::purchase::recover::{Depth, recover};
 use crate::relay::pool::{PoolOptions, RelayPoolSession, parse_urls};
+use crate::relay::seal::Sealer;
 use crate::relay::{RelayError, RelaySession};
-use crate::units::Network;
+use crate::units::{Msat, Network};
 use crate::wallet::Wallet;
 
 /// Where to talk to providers.
@@ -80,7 +81,8 @@ struct Money {
     buys: bool,
 }
 
-/// A client in the making. What is not said comes from the home's `config.toml`, or its default.
+/// A client in the making. What is not said comes from the home's `config.toml`, or its default; how to pay
+/// must be said.
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
     home: Option<Home>,
@@ -92,6 +94,9 @@ pub struct Builder {
     limits: Option<Runway>,
     allow: Option<Vec<PublicKey>>,
     deny: Option<Vec<PublicKey>>,
+    books: Option<Scope>,
+    unproven_limit: Option<Msat>,
+    encrypt: Option<Encrypt>,
     leaves_open: bool,
     clock: Clock,
 }
@@ -111,7 +116,8 @@ impl Builder {
         self
     }
 
-    /// Who buys. By default the identity in the home, made on first use.
+    /// Who buys. By default the identity in the home, made on first use; if it is encrypted, with the
+    /// password in `AGENT_COMPUTE_PASSWORD` or `AGENT_COMPUTE_PASSWORD_FILE`.
     #[must_use]
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
@@ -147,6 +153,22 @@ impl Builder {
         self
     }
 
+    /// Which purchases a client that [only looks](Self::looks_only) judges providers by, and counts against
+    /// the limits. By default those in real money on its network.
+    #[must_use]
+    pub const fn books(mut self, scope: Scope) -> Self {
+        self.books = Some(scope);
+        self
+    }
+
+    /// The most that a provider without a good record is paid outside of escrow. Lowers the owner's
+    /// `unproven_limit_sats`, and never raises it.
+    #[must_use]
+    pub const fn unproven_limit(mut self, most: Msat) -> Self {
+        self.unproven_limit = Some(most);
+        self
+    }
+
     /// The network that offers and invoices must be on: the wallet's, which is also the default.
     #[must_use]
     pub const fn network(mut self, network: Network) -> Self {
@@ -154,7 +176,8 @@ impl Builder {
         self
     }
 
-    /// Limits of one's own. They lower those of the owner's configuration, and never raise them.
+    /// Limits of one's own. They lower those of the owner's configuration, and never raise them: of each, the
+    /// stricter one holds. A configuration that says nothing has those of [`Runway::default`].
     #[must_use]
     pub const fn limits(mut self, limits: Runway) -> Self {
         self.limits = Some(limits);
@@ -172,6 +195,13 @@ impl Builder {
     #[must_use]
     pub fn deny(mut self, keys: Vec<PublicKey>) -> Self {
         self.deny = Some(keys);
+        self
+    }
+
+    /// Whether messages are encrypted (NIP-44). What the configuration requires stays required.
+    #[must_use]
+    pub const fn encrypt(mut self, encrypt: Encrypt) -> Self {
+        self.encrypt = Some(encrypt);
         self
     }
 
@@ -206,7 +236,9 @@ impl Builder {
     /// left settled as far as it can be.
     ///
     /// # Errors
-    /// If the configuration is off, there is no wallet, or the ledger can't be used.
+    /// [`Code::Usage`] if the configuration, a relay's address, the identity's file or the network is off,
+    /// [`Code::Wallet`] if nothing was said of how to pay, [`Code::Ledger`] if the ledger can't be used. That
+    /// no relay answers is found out later.
     pub async fn build(self) -> Result<ComputeClient> {
         let client = self.build_lazy();
         client.ready().await?;
@@ -230,7 +262,14 @@ impl Builder {
         } = self.money()?;
         let identity = match &self.identity {
             Some(identity) => identity.clone(),
-            None => keystore::open_or_create(&home.identity_file(Role::Customer))?.0,
+            None => {
+                let file = home.identity_file(Role::Customer);
+                // An encrypted one takes its time.
+                tokio::task::spawn_blocking(move || keystore::open_or_create(&file))
+                    .await
+                    .map_err(|_| Error::new(Code::Internal, "opening the identity panicked"))??
+                    .0
+            }
         };
         let runway = match self.limits {
             Some(limits) => config.runway.lowered_by(limits),
@@ -238,9 +277,12 @@ impl Builder {
         };
         let folder = home.make_folder(Role::Customer)?;
         let ledger = Ledger::open(&folder, self.clock.clone()).await?;
+        let unproven_limit = [config.policy.unproven_limit, self.unproven_limit];
+        let unproven_limit = unproven_limit.into_iter().flatten().min();
         let mut deny = config.policy.deny;
         deny.extend(self.deny.iter().flatten());
         let engine = Engine {
+            sealer: Arc::new(Sealer::new(identity.clone())),
             identity,
             relays: self.connect(&config.relays)?,
             wallet,
@@ -259,12 +301,22 @@ impl Builder {
             engine,
             recovered,
             scope,
+            books: self.books.filter(|_| !buys).unwrap_or(scope),
             network,
             buys,
             allow: self.allow.clone().unwrap_or(config.policy.allow),
             deny,
             max_hold_secs: config.policy.max_hold_secs,
+            unproven_limit,
+            encrypt: self.encryption(config.policy.encrypt),
         })
+    }
+
+    fn encryption(&self, configured: Encrypt) -> Encrypt {
+        match (configured, self.encrypt) {
+            (Encrypt::Required, _) => Encrypt::Required,
+            (configured, wanted) => wanted.unwrap_or(configured),
+        }
     }
 
     fn money(&self) -> Result<Money> {

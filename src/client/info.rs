@@ -40,8 +40,12 @@ impl ProviderInfo {
         })
     }
 
-    /// The offer, as far as the public fields have not been changed by hand since.
-    pub(super) fn offer(&self) -> Result<Offer> {
+    /// The offer behind it, for [`PurchaseRequest::offer`](super::PurchaseRequest::offer). If `pubkey` or
+    /// `channel_id` were changed by hand, the offer follows them; the price is what was listed.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] if `pubkey` or `channel_id` is not 64 hex digits.
+    pub fn offer(&self) -> Result<Offer> {
         let key = PublicKey::from_hex(&self.pubkey);
         let channel = EventId::from_hex(&self.channel_id);
         let (Ok(provider), Ok(channel)) = (key, channel) else {

@@ -1,18 +1,44 @@
 //! The buyer: [`ComputeClient`], a purchase inside an agent's own program.
 //!
 //! ```no_run
-//! # async fn example() -> agent_compute::Result<()> {
-//! use agent_compute::client::{ComputeClient, PurchaseRequest};
+//! # async fn example(wallet: std::sync::Arc<dyn agent_compute::wallet::Wallet>) -> agent_compute::Result<()> {
+//! use agent_compute::client::{ComputeClient, PurchaseEvent, PurchaseRequest};
+//! use agent_compute::units::Msat;
 //!
-//! let client = ComputeClient::builder().build().await?;
-//! let receipt = client
-//!     .purchase(PurchaseRequest::new("What is the capital of France?"))
-//!     .receipt()
-//!     .await?;
-//! println!("{receipt} for {}", receipt.paid_msat);
+//! // The rest is the owner's: key, relays and limits of the default home.
+//! let client = ComputeClient::builder().wallet(wallet).build().await?;
+//! let mut purchase = client.purchase(PurchaseRequest {
+//!     max_price: Msat::from_sats(20),
+//!     ..PurchaseRequest::new("What is the capital of France?")
+//! });
+//! while let Some(event) = purchase.next_event().await {
+//!     if let PurchaseEvent::Chunk { text, .. } = event {
+//!         print!("{text}");
+//!     }
+//! }
+//! let receipt = purchase.receipt().await?;
+//! println!("paid {} to {}", receipt.paid_msat, receipt.provider);
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # When something goes wrong
+//!
+//! Every failure is an [`Error`] with a stable [`Code`], what was paid, and what is still reserved. After
+//! three of the codes money may have moved, and the ledger keeps it until that is known:
+//! [`Code::PaymentUnknown`], [`Code::Undelivered`] and [`Code::Interrupted`]. [`ComputeClient::recover`]
+//! settles what can be settled, and fetches results that came late. After any other code nothing was paid,
+//! and asking again is safe. With an [idempotency key](PurchaseRequest::idempotency_key) it always is.
+//!
+//! # When a future is dropped
+//!
+//! Looking ([`offers`](ComputeClient::offers), [`preview`](ComputeClient::preview),
+//! [`budget`](ComputeClient::budget), [`Purchase::next_event`]) can be cancelled at any time. Dropping a
+//! [`Purchase`], its [`receipt`](Purchase::receipt) or
+//! [`request_inference`](ComputeClient::request_inference) stops the purchase where it is, as a crash would:
+//! what was not begun is not done, and a payment that was begun goes on in the wallet, its money reserved
+//! until [`recover`](ComputeClient::recover), here or in another process of the same home, has looked it up.
+//! Dropping `recover` leaves the rest to the next one.
 
 mod builder;
 mod buy;
@@ -31,6 +57,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::builder::{Builder, Relays};
 pub use self::info::{Inference, ProviderInfo};
 pub use self::request::PurchaseRequest;
+use crate::config::Encrypt;
 pub use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
 use crate::ledger::{BudgetReport, Scope};
@@ -38,8 +65,8 @@ use crate::market::Select;
 use crate::protocol::Offer;
 use crate::purchase::driver::Engine;
 pub use crate::purchase::event::{ProviderSeen, PurchaseEvent, Receipt};
-pub use crate::purchase::recover::Recovered;
 use crate::purchase::recover::{self, Depth};
+pub use crate::purchase::recover::{Recovered, Trouble};
 use crate::purchase::watcher::Watcher;
 use crate::units::{Msat, Network};
 use crate::wallet::Wallet;
@@ -48,7 +75,11 @@ use crate::wallet::Wallet;
 /// purchase goes on.
 const EVENTS_WAITING: usize = 1024;
 
-/// Buys compute within its owner's limits. Cheap to clone; clones share everything.
+/// Buys compute within its owner's limits. `Send`, `Sync`, and cheap to clone: clones share everything,
+/// and any number of purchases may run at once.
+///
+/// The limits hold over all clones, clients and processes that share a home. [`Self::close`] before the last
+/// clone is dropped lets what was said last reach the relays.
 #[derive(Clone, Debug)]
 pub struct ComputeClient {
     inner: Arc<Inner>,
@@ -69,6 +100,9 @@ struct Ready {
     /// What was settled before the first purchase.
     recovered: Vec<Recovered>,
     scope: Scope,
+    /// Whose record of providers, and what is left of whose limits, is looked at: this client's, unless it
+    /// only looks.
+    books: Scope,
     /// The network of offers; `None`: any.
     network: Option<Network>,
     /// Whether anything is bought at all.
@@ -76,12 +110,15 @@ struct Ready {
     allow: Vec<nostr::PublicKey>,
     deny: Vec<nostr::PublicKey>,
     max_hold_secs: u64,
+    unproven_limit: Option<Msat>,
+    encrypt: Encrypt,
 }
 
 impl ComputeClient {
     /// A client with the owner's default home, opened on first use. The limits in its `[runway]` apply.
     ///
-    /// `relay` is an address, several, or a [`crate::relay::RelaySession`].
+    /// `relay` is an address, several, or a [`crate::relay::RelaySession`]. What is wrong with any of it is
+    /// the error of the first call, and the next call tries again.
     #[must_use]
     pub fn new(identity: Identity, relay: impl Into<Relays>, wallet: Arc<dyn Wallet>) -> Self {
         Self::builder()
@@ -104,11 +141,12 @@ impl ComputeClient {
             .await
     }
 
-    /// Priced providers with a channel, as the seeds' agents expect them, after looking for at most `secs`
-    /// seconds. [`Self::offers`] lists all.
+    /// Providers with a price and a channel, the best first, after looking for at most `secs` seconds. It ends
+    /// as soon as the answer can't improve. [`Self::offers`] lists the unpriced too.
     ///
     /// # Errors
-    /// If no relay can be reached.
+    /// [`Code::Network`] if no relay can be reached; what [`Builder::build`] says, if this is the client's
+    /// first use. Finding nobody is no error.
     pub async fn discover_providers(&self, secs: u64) -> Result<Vec<ProviderInfo>> {
         let offers = self.offers(std::time::Duration::from_secs(secs)).await?;
         Ok(offers
@@ -117,10 +155,11 @@ impl ComputeClient {
             .collect())
     }
 
-    /// Every offer that is listed and suits this client's network, allow and deny lists.
+    /// Every offer that is listed (NIP-89) and suits this client's network, allow and deny lists, the best
+    /// first.
     ///
     /// # Errors
-    /// If no relay can be reached.
+    /// As [`Self::discover_providers`].
     pub async fn offers(&self, within: std::time::Duration) -> Result<Vec<Offer>> {
         let ready = self.ready().await?;
         let request = PurchaseRequest {
@@ -143,10 +182,11 @@ impl ComputeClient {
             .min_by_key(|provider| provider.price_msats)
     }
 
-    /// Buys one job from this provider for at most `budget_sats`, and waits for the result.
+    /// Buys one job from this provider for at most `budget_sats`, routing aside, and waits for the result:
+    /// [`Self::purchase`] in one call. `max_tokens` is the most that the result may have.
     ///
     /// # Errors
-    /// As [`Purchase::receipt`].
+    /// As [`Purchase::receipt`]; [`Code::NoProvider`] if the provider's price is above the budget.
     pub async fn request_inference(
         &self,
         provider: &ProviderInfo,
@@ -169,23 +209,27 @@ impl ComputeClient {
     /// nobody for anything, and pays nothing.
     ///
     /// # Errors
-    /// If no relay can be reached, or the limits allow no purchase at all. Finding nobody suitable is the
-    /// error of [`Preview::selected`], beside the ones who were seen.
+    /// [`Code::Network`] if no relay can be reached, [`Code::Budget`] if the limits allow no purchase at all.
+    /// Finding nobody suitable is the error of [`Preview::selected`], beside the ones who were seen.
     pub async fn preview(&self, request: &PurchaseRequest) -> Result<Preview> {
         let ready = self.ready().await?;
         let ends = tokio::time::Instant::now() + request.discovery_time;
-        let survey = buy::survey(ready, request, ends).await?;
+        let request = self.in_tick(request.clone());
+        let survey = buy::survey(ready, &request, ends).await?;
         Ok(Preview {
             providers: survey.seen,
-            selected: survey.chosen,
+            selected: survey.chosen.map(|chosen| chosen.offer),
         })
     }
 
     /// Begins a purchase. It runs whether or not its events are read; dropping it stops it, with the
     /// ledger left recoverable.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime, which it runs on.
     #[must_use]
-    pub fn purchase(&self, mut request: PurchaseRequest) -> Purchase {
-        request.tick = request.tick.or_else(|| self.tick.clone());
+    pub fn purchase(&self, request: PurchaseRequest) -> Purchase {
+        let request = self.in_tick(request);
         let (tell, events) = mpsc::channel(EVENTS_WAITING);
         let stop = CancellationToken::new();
         let client = self.clone();
@@ -201,8 +245,21 @@ impl ComputeClient {
         Purchase { events, stop, task }
     }
 
-    /// This client within one tick of its agent's loop: whatever it buys counts against that tick's limit,
-    /// which is summed over all time. `id` has 1 to 64 bytes.
+    /// The request, in this client's tick unless it names one.
+    fn in_tick(&self, mut request: PurchaseRequest) -> PurchaseRequest {
+        request.tick = request.tick.or_else(|| self.tick.clone());
+        request
+    }
+
+    /// This client within one tick of its agent's loop: whatever it buys counts against that tick's limit
+    /// (`per_tick_limit_sats`) as well as the day's.
+    ///
+    /// A tick is its name and nothing else: all clients and processes of a home that name the same one share
+    /// its limit, which is summed over all time. So a tick that a crash cut off goes on with what is left of
+    /// it, and each new one needs a new name. `id` has 1 to 64 bytes; any other is [`Code::Usage`] from the
+    /// first call. A request that names a [tick](PurchaseRequest::tick) itself counts against that one.
+    ///
+    /// At the limit a purchase fails with [`Code::Budget`], and nothing is paid.
     #[must_use]
     pub fn tick(&self, id: impl Into<String>) -> Self {
         Self {
@@ -214,10 +271,12 @@ impl ComputeClient {
     /// What the limits are and what counts against them, this client's tick included.
     ///
     /// # Errors
-    /// If the ledger can't be read.
+    /// [`Code::Ledger`] if the ledger can't be read; [`Code::Usage`] if the tick's name is empty or too
+    /// long; what [`Builder::build`] says, if this is the client's first use.
     pub async fn budget(&self) -> Result<BudgetReport> {
         let Ready { engine, scope, .. } = self.ready().await?;
         let tick = self.tick.as_deref();
+        buy::check_tick(tick)?;
         Ok(engine.ledger.budget(*scope, tick, engine.limits).await?)
     }
 
@@ -232,17 +291,21 @@ impl ComputeClient {
 
     /// Settles what was left open, and fetches results that came late.
     ///
+    /// It takes only what no living process works on. [`Builder::build`] has done the urgent part already; this
+    /// also waits a while for the results of purchases that were given up as undelivered.
+    ///
     /// # Errors
-    /// If the ledger can't be used. Trouble with one purchase is in its [`Recovered`].
+    /// [`Code::Ledger`] if the ledger can't be used. Trouble with one purchase is in its [`Recovered`].
     pub async fn recover(&self) -> Result<Vec<Recovered>> {
         let ready = self.ready().await?;
         recover::recover(&ready.engine, Depth::All).await
     }
 
-    /// The owner's word on a payment that no look-up decides.
+    /// The owner's word on a payment that no look-up decides, logged in the ledger. `purchase` is an id, or
+    /// an unambiguous beginning of one.
     ///
     /// # Errors
-    /// If there is no such purchase in doubt.
+    /// [`Code::Usage`] if there is no such purchase, or it is not in doubt.
     pub async fn resolve(&self, purchase: &str, paid: bool) -> Result<Recovered> {
         let engine = &self.ready().await?.engine;
         recover::resolve(engine, purchase, paid).await
@@ -258,6 +321,7 @@ impl ComputeClient {
 
 /// What a purchase would choose from, and what it would choose.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Preview {
     /// Everybody who was seen, the suitable ones first and in order of preference.
     pub providers: Vec<ProviderSeen>,
@@ -265,8 +329,10 @@ pub struct Preview {
     pub selected: Result<Offer>,
 }
 
-/// A purchase under way: a stream of its events, and in the end a receipt.
+/// A purchase under way: a stream of its events, and in the end a receipt. Dropping it stops it where it
+/// is; [`Self::stop`] does so in good order.
 #[derive(Debug)]
+#[must_use = "a purchase that is dropped is stopped"]
 pub struct Purchase {
     events: mpsc::Receiver<PurchaseEvent>,
     stop: CancellationToken,
@@ -274,7 +340,8 @@ pub struct Purchase {
 }
 
 impl Purchase {
-    /// The next event; `None` when the purchase is over and its receipt is ready. Cancel-safe.
+    /// The next event; `None` when the purchase is over and its receipt is ready. Cancel-safe. The same
+    /// events come from its [`Stream`].
     pub async fn next_event(&mut self) -> Option<PurchaseEvent> {
         self.events.recv().await
     }
@@ -287,8 +354,12 @@ impl Purchase {
 
     /// Waits for the end.
     ///
+    /// Dropping the future stops the purchase, as dropping the purchase does.
+    ///
     /// # Errors
-    /// With the code, what was paid and what is still reserved. See [`Code`].
+    /// With the [`Code`], what was paid and what is still reserved. [`Code::Undelivered`] means that it is
+    /// paid or locked, [`Code::PaymentUnknown`] that it may be, and [`Code::Interrupted`] what the amounts
+    /// say. After all others nothing was paid.
     pub async fn receipt(mut self) -> Result<Receipt> {
         while self.events.recv().await.is_some() {}
         match (&mut self.task).await {

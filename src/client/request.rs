@@ -10,36 +10,61 @@ use crate::market::Select;
 use crate::protocol::{KIND_TEXT_GENERATION, Offer};
 use crate::units::Msat;
 
-/// One job to buy. [`PurchaseRequest::new`] fills in the defaults of the command line.
+/// One job to buy. [`PurchaseRequest::new`] fills in the defaults of the command line. Say what differs and
+/// leave the rest to it, so that a field that is added later changes nothing:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use agent_compute::client::PurchaseRequest;
+/// use agent_compute::units::Msat;
+///
+/// let request = PurchaseRequest {
+///     max_tokens: 100,
+///     max_price: Msat::from_sats(20),
+///     timeout: Duration::from_secs(30),
+///     ..PurchaseRequest::new("Think.")
+/// };
+/// assert!(request.stream && !request.escrow);
+/// ```
 #[derive(Clone, Debug)]
 pub struct PurchaseRequest {
-    /// What to work on.
+    /// What to work on. Not empty; with the rest of the request at most 32 KiB.
     pub prompt: String,
-    /// The most tokens the result may have.
+    /// The most tokens the result may have; at least 1. By default 500.
     pub max_tokens: u32,
     /// Only providers of this model; it is asked for.
     pub model: Option<String>,
-    /// Which of those that suit.
+    /// Which of those that suit. By default the cheapest.
     pub select: Select,
-    /// Look for NIP-89 listings.
+    /// Look for NIP-89 listings (kind 31990).
     pub discover: bool,
-    /// This NIP-28 channel only.
+    /// This NIP-28 channel only, named by the event that made it (kind 40).
     pub channel: Option<EventId>,
-    /// Buy from exactly this offer, without looking for others.
+    /// Buy from exactly this offer, without looking for others. From
+    /// [`ComputeClient::offers`](super::ComputeClient::offers) or
+    /// [`ProviderInfo::offer`](super::ProviderInfo::offer).
     pub offer: Option<Offer>,
-    /// Refuse offers and invoices above it.
+    /// Refuse offers and invoices above it. The owner's limits hold in any case.
     pub max_price: Option<Msat>,
     /// What routing may cost on top; by default [`crate::config::default_fee_cap`] of the price.
     pub max_fee: Option<Msat>,
-    /// Ask for a stream.
+    /// Ask for chunks as they come.
     pub stream: bool,
+    /// Do not encrypt, even where the provider can.
+    pub plaintext: bool,
+    /// Lock the money first and let it go after delivery, by a hold invoice: only providers that list
+    /// `hold-invoice` are considered. Any wallet that pays invoices can; to hold is the payee's part.
+    pub escrow: bool,
     /// The tick that this counts against, at most 64 bytes; `None`: a tick of its own.
     pub tick: Option<String>,
-    /// The same key and request never buy twice.
+    /// With the same key, the same request is bought once: delivered, it is told again; running, it is
+    /// awaited; failed unpaid, it is attempted anew. Another request under the same key is
+    /// [`Code::Usage`](crate::Code::Usage). 1 to 256 bytes.
     pub idempotency_key: Option<String>,
-    /// An upper bound for discovery.
+    /// An upper bound for discovery, which ends as soon as the answer can't improve. By default 3 s.
     pub discovery_time: Duration,
-    /// For the whole purchase.
+    /// For the whole purchase, discovery and the provider's work included. By default 120 s.
     pub timeout: Duration,
 }
 
@@ -58,6 +83,8 @@ impl PurchaseRequest {
             max_price: None,
             max_fee: None,
             stream: true,
+            plaintext: false,
+            escrow: false,
             tick: None,
             idempotency_key: None,
             discovery_time: crate::config::DEFAULT_DISCOVERY_TIME,
@@ -74,9 +101,10 @@ impl PurchaseRequest {
             model,
             max_price,
             tick,
+            escrow,
             ..
         } = self;
-        let asked = serde_json::json!([
+        let mut asked = vec![serde_json::json!([
             KIND_TEXT_GENERATION,
             prompt,
             max_tokens,
@@ -85,8 +113,11 @@ impl PurchaseRequest {
             tick,
             scope,
             paid
-        ]);
-        let digest = Sha256::digest(asked.to_string().as_bytes());
+        ])];
+        // Beside the rest, so that requests without it keep the fingerprint they always had.
+        asked.extend(escrow.then(|| "escrow".into()));
+        let asked: String = asked.iter().map(ToString::to_string).collect();
+        let digest = Sha256::digest(asked.as_bytes());
         crate::ids::PaymentHash::from_bytes(digest.into()).to_string()
     }
 }

@@ -25,6 +25,21 @@ pub const LOOK_UP_LONGEST: Duration = Duration::from_secs(2);
 /// `recover`. The wallet has had its own, longer time before it said so.
 pub const DOUBT_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long after the order to pay into escrow the payment is looked up for the first time. Most wallets
+/// answer the order sooner; some answer it when the lock has ended.
+pub const ORDER_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long a delivered purchase waits for its wallet to say that the provider has claimed the money.
+/// A provider claims at once or is gone, and the money stays set aside for `recover`.
+pub const SETTLE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a purchase without a result waits for its wallet to say that the provider has given the locked
+/// money back.
+pub const RETURN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The first pause before the preimage is said again to a provider that has not claimed.
+pub const RELEASE_AGAIN_FIRST: Duration = Duration::from_secs(1);
+
 /// How long to wait for the whole text after the last piece of a stream. It follows at once or not at all.
 pub const WHOLE_TEXT_PATIENCE: Duration = Duration::from_secs(2);
 

@@ -30,7 +30,14 @@ pub const KEYS: [(&str, &[&str]); 7] = [
     ),
     (
         "policy",
-        &["select", "allow", "deny", "encrypt", "max_hold_secs"],
+        &[
+            "select",
+            "allow",
+            "deny",
+            "encrypt",
+            "max_hold_secs",
+            "unproven_limit_sats",
+        ],
     ),
     (
         "provider",
@@ -39,6 +46,7 @@ pub const KEYS: [(&str, &[&str]); 7] = [
             "description",
             "backend",
             "backend_url",
+            "backend_key",
             "models",
             "price_msats",
             "price_per_1k_tokens_msats",
@@ -107,6 +115,7 @@ struct PolicySection {
     deny: Vec<Key>,
     encrypt: Option<Encrypt>,
     max_hold_secs: Option<Whole<1, { 366 * 86_400 }>>,
+    unproven_limit_sats: Option<Sats>,
 }
 
 #[derive(Default, Deserialize)]
@@ -116,6 +125,7 @@ struct ProviderSection {
     description: Option<Line>,
     backend: Option<BackendKind>,
     backend_url: Option<Line>,
+    backend_key: Option<SecretRef>,
     models: Vec<Line>,
     price_msats: Option<Millisats>,
     price_per_1k_tokens_msats: Option<Millisats>,
@@ -170,6 +180,7 @@ impl File {
                     .policy
                     .max_hold_secs
                     .map_or(policy.max_hold_secs, |n| n.0),
+                unproven_limit: self.policy.unproven_limit_sats.map(|sats| sats.0),
             },
             provider: self.provider.into_config(),
             folder,
@@ -185,6 +196,7 @@ impl ProviderSection {
             description: self.description.map_or(default.description, |text| text.0),
             backend: self.backend.unwrap_or(default.backend),
             backend_url: self.backend_url.map(|url| url.0),
+            backend_key: self.backend_key,
             models: self.models.into_iter().map(|model| model.0).collect(),
             price: self.price_msats.map_or(default.price, |price| price.0),
             price_per_1k_tokens: self

@@ -14,6 +14,8 @@ pub enum Select {
     Cheapest,
     /// By the order in which they were heard.
     First,
+    /// By our own record of them, weighed against the price; see `market::record`.
+    Best,
     /// This provider only; its offers by price.
     Provider(KeyPattern),
 }
@@ -24,7 +26,7 @@ pub enum Select {
 pub enum NotASelection {
     /// Neither a rule nor a key.
     #[error(
-        "expected cheapest, first, or a provider's key (at least 8 hex digits, npub or nprofile)"
+        "expected cheapest, first, best, or a provider's key (at least 8 hex digits, npub or nprofile)"
     )]
     Unknown,
     /// Hex, but too little or too much of it.
@@ -32,9 +34,6 @@ pub enum NotASelection {
         "a provider's key has 64 hex digits; at least the first {MIN_PREFIX_DIGITS} are needed"
     )]
     Digits,
-    /// `best`, which ranks by a record of providers that this version does not keep.
-    #[error("`best` ranks by our own record of providers, which this version does not keep")]
-    Best,
     /// A secret key.
     #[error("this is a secret key: give the provider's public key (npub)")]
     SecretKey,
@@ -50,7 +49,7 @@ impl FromStr for Select {
         match word {
             "cheapest" => Ok(Self::Cheapest),
             "first" => Ok(Self::First),
-            "best" => Err(NotASelection::Best),
+            "best" => Ok(Self::Best),
             key => key.parse().map(Self::Provider),
         }
     }
@@ -61,6 +60,7 @@ impl fmt::Display for Select {
         match self {
             Self::Cheapest => f.write_str("cheapest"),
             Self::First => f.write_str("first"),
+            Self::Best => f.write_str("best"),
             Self::Provider(key) => key.fmt(f),
         }
     }
@@ -199,5 +199,6 @@ mod tests {
         assert_eq!("npub1xyz".parse::<Select>(), Err(NotASelection::Bech32));
         assert_eq!("cheapest".parse::<Select>(), Ok(Select::Cheapest));
         assert_eq!("first".parse::<Select>(), Ok(Select::First));
+        assert_eq!("best".parse::<Select>(), Ok(Select::Best));
     }
 }

@@ -3,32 +3,66 @@
 //! ```json
 //! {"v":1,"protection":"none","words":"…"}
 //! {"v":1,"protection":"none","secret_key":"…64 hex digits…"}
+//! {"v":1,"protection":"password","pubkey":"…","kdf":{"name":"argon2id","memory_kib":65536,"passes":3,
+//!  "lanes":1,"salt":"…"},"cipher":"aes-256-gcm","nonce":"…","sealed":"…","checksum":"…"}
 //! ```
 //!
 //! `protection` names how the rest is guarded; `none` is file permissions alone. A reader refuses a
 //! version or a protection that it does not know, and never overwrites such a file.
 //!
-//! # Creation
+//! # Encryption
 //!
-//! The envelope is written to a file of another name, synced, and put in place by a hard link, which
-//! fails if the place is taken. So a reader sees a whole envelope or none, and of two programs that
-//! start at once, both use what the faster one made.
+//! `sealed` is the other form's `{"words":…}` or `{"secret_key":…}`, filled up with spaces, under
+//! AES-256-GCM and a key that Argon2id makes of the password (in Unicode form NFKD) and a random salt.
+//! What it costs to try a password stands in the file, within bounds that are checked before anything is
+//! allocated. All that is told in the clear is bound to the encryption as its associated data: these
+//! lines, each ended by a newline.
+//!
+//! ```text
+//! agent-compute identity
+//! v 1
+//! protection password
+//! pubkey <hex>
+//! kdf argon2id <memory_kib> <passes> <lanes> <salt>
+//! cipher aes-256-gcm <nonce>
+//! ```
+//!
+//! `pubkey` is in the clear, so that `identity show` and a person with several files can tell whose it is
+//! without the password; the key is public, and whoever opens the file checks it. `checksum` is the
+//! SHA-256 of those lines and of `sealed` as it is written: it tells damage from a wrong password. Salt,
+//! nonce, `sealed` and `checksum` are base64.
+//!
+//! # Creation and change
+//!
+//! The envelope is written to a file of another name and synced. A new one is put in place by a hard
+//! link, which fails if the place is taken: a reader sees a whole envelope or none, and of two programs
+//! that start at once, both use what the faster one made. A changed one is put in place by a rename, under
+//! a lock of the folder, if the file is still what it was when the change was asked for. No copy of the
+//! old one stays; what a crash left is cleared away the next time. Whether the disk keeps what was once
+//! written plain is beyond a program's reach: a key that must be safe from that is made with a password.
+
+mod cipher;
+mod envelope;
+mod place;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use rand::Rng as _;
-use serde::{Deserialize, Serialize};
+use nostr::PublicKey;
+use nostr::nips::nip19::ToBech32 as _;
+use sha2::{Digest as _, Sha256};
 
+use self::cipher::Cost;
+use self::envelope::{Content, NotOpened};
 use super::mnemonic::{self, WordCount};
+use super::password::{Ask, StrongPassword, Wanted, account_names};
+use super::source::{self, PASSWORD_VARIABLE};
 use super::{Identity, IdentityError};
-use crate::secret::{Secret, make_private_folder, private_file};
+use crate::secret::{Environment, Secret, Wiped};
 
 /// The most bytes an identity file may have.
 const MAX_FILE_BYTES: u64 = 16 * 1024;
-
-const VERSION: u32 = 1;
 
 /// What an identity file keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +74,12 @@ pub enum Kept {
 }
 
 impl Kept {
+    const fn text(&self) -> &Secret {
+        match self {
+            Self::Words(text) | Self::SecretKey(text) => text,
+        }
+    }
+
     /// The identity that it stands for.
     ///
     /// # Errors
@@ -54,263 +94,240 @@ impl Kept {
     /// What to keep of text that its owner gave: words, an nsec, hex, or an ncryptsec and its password.
     ///
     /// # Errors
-    /// If it is none of these.
-    pub fn from_text(text: &Secret, password: Option<&Secret>) -> Result<Self, IdentityError> {
+    /// If it is none of these, or an ncryptsec that no password opens.
+    pub fn from_text(text: &Secret, ask: &mut dyn Ask) -> Result<Self, IdentityError> {
         if text.expose().split_whitespace().nth(1).is_some() {
             return mnemonic::normalize(text).map(Self::Words);
         }
-        let identity = Identity::from_secret_key(text, password)?;
+        let identity = source::of_key(text, ask)?;
         let hex = identity.keys().secret_key().to_secret_hex();
         Ok(Self::SecretKey(Secret::new(hex)))
     }
 }
 
-/// The parts of every envelope that say whether the rest can be read.
-#[derive(Deserialize)]
-struct Head {
-    v: u32,
-    protection: String,
+/// A file as it was read. Nothing is decrypted yet.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    path: PathBuf,
+    /// Of its bytes, to find out whether it is still the same.
+    digest: [u8; 32],
+    content: Content,
 }
 
-#[derive(Default, Serialize, Deserialize)]
-struct Envelope {
-    v: u32,
-    protection: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    words: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    secret_key: Option<String>,
+impl Stored {
+    /// Whether a password is needed to open it.
+    #[must_use]
+    pub const fn is_encrypted(&self) -> bool {
+        matches!(self.content, Content::Encrypted(_))
+    }
+
+    /// Whose it is. In an encrypted file anybody who may write the file can alter this;
+    /// [`Self::open`] finds out.
+    ///
+    /// # Errors
+    /// If what it holds is no identity.
+    pub fn public_key(&self) -> Result<PublicKey, IdentityError> {
+        match &self.content {
+            Content::Plain(kept) => Ok(self.identity_of(kept)?.public_key()),
+            Content::Encrypted(sealed) => Ok(sealed.public_key()),
+        }
+    }
+
+    /// What it keeps. Whoever is asked for the password may try until they give up. Takes some tenths of
+    /// a second of work for each password: don't call it on an async runtime's thread.
+    ///
+    /// # Errors
+    /// [`IdentityError::Locked`] if nobody knows a password, [`IdentityError::WrongFilePassword`] if it
+    /// is another.
+    pub fn open(&self, ask: &mut dyn Ask) -> Result<Kept, IdentityError> {
+        let sealed = match &self.content {
+            Content::Plain(kept) => return Ok(kept.clone()),
+            Content::Encrypted(sealed) => sealed,
+        };
+        // Left by somebody who was killed while they took the password away, it may be plain.
+        place::clear_if_idle(&self.path);
+        let mut refused = 0;
+        while let Some(password) = ask.ask(Wanted::File(&self.path), refused)? {
+            match sealed.open(&password) {
+                Ok(kept) => return Ok(kept),
+                Err(NotOpened::WrongPassword) => refused += 1,
+                Err(NotOpened::Problem(problem)) => return Err(self.malformed(problem)),
+            }
+        }
+        let path = self.path.clone();
+        Err(match refused {
+            0 => IdentityError::Locked(path),
+            _ => IdentityError::WrongFilePassword(path),
+        })
+    }
+
+    /// The identity that it keeps.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and if it is none.
+    pub fn identity(&self, ask: &mut dyn Ask) -> Result<Identity, IdentityError> {
+        self.identity_of(&self.open(ask)?)
+    }
+
+    /// Puts `kept` in its place, encrypted if there is a password, plain if not. Says whether what was
+    /// there before still has another name on this disk (a hard link), which this leaves alone.
+    ///
+    /// # Errors
+    /// [`IdentityError::Changed`] if the file is no longer what was read. Nothing is changed by an error.
+    pub fn replace(
+        &self,
+        kept: &Kept,
+        password: Option<&StrongPassword>,
+    ) -> Result<bool, IdentityError> {
+        let content = encode(&self.path, kept, password, Cost::DEFAULT)?;
+        place::replace(&self.path, &content.0, |path| {
+            Ok(read_bytes(path)?.is_some_and(|bytes| digest(&bytes.0) == self.digest))
+        })
+    }
+
+    fn identity_of(&self, kept: &Kept) -> Result<Identity, IdentityError> {
+        // What went wrong is told as a fault of the file: the reader did not type anything.
+        kept.identity()
+            .map_err(|error| self.malformed(error.to_string()))
+    }
+
+    fn malformed(&self, problem: String) -> IdentityError {
+        IdentityError::Malformed {
+            path: self.path.clone(),
+            problem,
+        }
+    }
 }
 
-/// The identity in the file at `path`; `None` if there is no such file.
+/// The file at `path`, as it is; `None` if there is no such file.
 ///
 /// # Errors
 /// If the file can't be read, or is not one that this version understands.
-pub fn read(path: &Path) -> Result<Option<Identity>, IdentityError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(problem) if problem.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(problem) => return Err(io_error(path, problem)),
+pub fn load(path: &Path) -> Result<Option<Stored>, IdentityError> {
+    let Some(bytes) = read_bytes(path)? else {
+        return Ok(None);
     };
-    crate::secret::warn_if_open_to_others(path, &file);
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|problem| io_error(path, problem))?;
-    let kept = decode(&bytes).map_err(|problem| IdentityError::Malformed {
+    let content = envelope::decode(&bytes.0).map_err(|problem| IdentityError::Malformed {
         path: path.to_owned(),
         problem,
     })?;
-    // What went wrong is told as a fault of the file: the reader did not type anything.
-    kept.identity()
-        .map(Some)
-        .map_err(|error| IdentityError::Malformed {
-            path: path.to_owned(),
-            problem: error.to_string(),
-        })
+    Ok(Some(Stored {
+        path: path.to_owned(),
+        digest: digest(&bytes.0),
+        content,
+    }))
 }
 
 /// The identity in the file at `path`, made now from the randomness of the operating system if there
-/// is none. Says whether it was made now.
+/// is none. Says whether it was made now. The password of an encrypted file, and of one that is made, is
+/// that of the environment (`AGENT_COMPUTE_PASSWORD`, or `AGENT_COMPUTE_PASSWORD_FILE`). Takes some tenths
+/// of a second of work if there is one: don't call it on an async runtime's thread.
 ///
 /// # Errors
-/// If the file can't be read or made.
+/// If the file can't be read or made, or the password is wrong, or weak where one is made.
 pub fn open_or_create(path: &Path) -> Result<(Identity, bool), IdentityError> {
-    if let Some(identity) = read(path)? {
-        return Ok((identity, false));
+    open_or_create_with(
+        path,
+        &Environment::of_process(),
+        &mut &Environment::of_process(),
+    )
+}
+
+/// As [`open_or_create`], with the password of `environment` for a file that is made, and that of `ask`
+/// for one that is there.
+///
+/// # Errors
+/// As [`open_or_create`].
+pub fn open_or_create_with(
+    path: &Path,
+    environment: &Environment,
+    ask: &mut dyn Ask,
+) -> Result<(Identity, bool), IdentityError> {
+    if let Some(stored) = load(path)? {
+        return Ok((stored.identity(ask)?, false));
     }
-    let words = mnemonic::generate(WordCount::default())?;
-    let created = match create(path, &Kept::Words(words)) {
+    let kept = Kept::Words(mnemonic::generate(WordCount::default())?);
+    let password = match environment.secret(PASSWORD_VARIABLE)? {
+        Some(password) => Some(strong(password, &kept, environment)?),
+        None => None,
+    };
+    let made = kept.identity()?;
+    let created = match create(path, &kept, password.as_ref()) {
         Ok(()) => true,
         Err(IdentityError::Exists(_)) => false,
         Err(error) => return Err(error),
     };
     // What counts is what is in the file, whoever put it there.
-    match read(path)? {
-        Some(identity) => Ok((identity, created)),
-        None => Err(io_error(path, io::ErrorKind::NotFound.into())),
+    match load(path)? {
+        Some(stored) if created && stored.public_key()? == made.public_key() => Ok((made, true)),
+        Some(stored) => Ok((stored.identity(ask)?, created)),
+        None => Err(IdentityError::io(path, io::ErrorKind::NotFound.into())),
     }
 }
 
-/// Puts an identity into a new file at `path`, which becomes its owner's alone (0600). Its folder is
-/// made if it isn't there.
+/// A password that may guard `kept` on this machine.
+///
+/// # Errors
+/// [`IdentityError::WeakPassword`].
+pub fn strong(
+    password: Secret,
+    kept: &Kept,
+    environment: &Environment,
+) -> Result<StrongPassword, IdentityError> {
+    let names = account_names(environment);
+    let public_key = kept.identity()?.public_key();
+    let (hex, npub) = (public_key.to_hex(), public_key.to_bech32());
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    names.extend([hex.as_str(), kept.text().expose()]);
+    names.extend(npub.as_deref().ok());
+    StrongPassword::new(password, &names).map_err(IdentityError::WeakPassword)
+}
+
+/// Puts an identity into a new file at `path`, which becomes its owner's alone (0600): encrypted if there
+/// is a password, plain if not. Its folder is made if it isn't there.
 ///
 /// # Errors
 /// [`IdentityError::Exists`] if there is a file already, whatever it holds.
-pub fn create(path: &Path, kept: &Kept) -> Result<(), IdentityError> {
-    let mut envelope = Envelope {
-        v: VERSION,
-        protection: "none".to_owned(),
-        ..Envelope::default()
+pub fn create(
+    path: &Path,
+    kept: &Kept,
+    password: Option<&StrongPassword>,
+) -> Result<(), IdentityError> {
+    let content = encode(path, kept, password, Cost::DEFAULT)?;
+    place::create(path, &content.0)
+}
+
+fn encode(
+    path: &Path,
+    kept: &Kept,
+    password: Option<&StrongPassword>,
+    cost: Cost,
+) -> Result<Wiped<Vec<u8>>, IdentityError> {
+    match password {
+        None => envelope::plain(kept),
+        Some(password) => envelope::encrypted(kept, password.secret(), cost),
+    }
+    .map_err(|problem| IdentityError::io(path, io::Error::other(problem)))
+}
+
+fn read_bytes(path: &Path) -> Result<Option<Wiped<Vec<u8>>>, IdentityError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(problem) if problem.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(problem) => return Err(IdentityError::io(path, problem)),
     };
-    match kept {
-        Kept::Words(words) => envelope.words = Some(words.expose().to_owned()),
-        Kept::SecretKey(key) => envelope.secret_key = Some(key.expose().to_owned()),
-    }
-    let json =
-        serde_json::to_string(&envelope).map_err(|problem| io_error(path, problem.into()))?;
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    make_private_folder(folder).map_err(|problem| io_error(folder, problem))?;
-    place(path, folder, json.as_bytes())
+    crate::secret::warn_if_open_to_others(path, &file);
+    // Room for all of it at once: a vector that grows leaves copies behind.
+    let mut bytes = Wiped(Vec::with_capacity(2 * MAX_FILE_BYTES as usize));
+    file.take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes.0)
+        .map_err(|problem| IdentityError::io(path, problem))?;
+    Ok(Some(bytes))
 }
 
-/// A file that is removed when this goes out of scope.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // Nothing to be done if it fails: the file is private, and its name says what it is.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-fn place(path: &Path, folder: &Path, content: &[u8]) -> Result<(), IdentityError> {
-    let suffix: u64 = rand::rng().random();
-    let temporary = Temporary(folder.join(format!(".identity-{suffix:016x}.tmp")));
-    let write = || {
-        let mut file = private_file(&temporary.0)?;
-        file.write_all(content)?;
-        file.write_all(b"\n")?;
-        file.sync_all()
-    };
-    write().map_err(|problem| io_error(&temporary.0, problem))?;
-    match std::fs::hard_link(&temporary.0, path) {
-        Ok(()) => {}
-        Err(problem) if problem.kind() == io::ErrorKind::AlreadyExists => {
-            return Err(IdentityError::Exists(path.to_owned()));
-        }
-        // A file system without hard links. Between the look and the rename another process may put
-        // its file there; both then read whichever came last.
-        Err(_) if path.symlink_metadata().is_ok() => {
-            return Err(IdentityError::Exists(path.to_owned()));
-        }
-        Err(_) => {
-            std::fs::rename(&temporary.0, path).map_err(|problem| io_error(path, problem))?;
-        }
-    }
-    sync_folder(folder).map_err(|problem| io_error(folder, problem))
-}
-
-fn decode(bytes: &[u8]) -> Result<Kept, String> {
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(format!("it is larger than {MAX_FILE_BYTES} bytes"));
-    }
-    // The parser's own message may repeat what it read, so only the place is told.
-    let not_json = |error: serde_json::Error| {
-        let (line, column) = (error.line(), error.column());
-        format!("no identity envelope (line {line}, column {column})")
-    };
-    let head: Head = serde_json::from_slice(bytes).map_err(not_json)?;
-    if head.v != VERSION {
-        return Err(format!(
-            "its version is {}, and this program knows version {VERSION}; use a newer program",
-            head.v
-        ));
-    }
-    if head.protection != "none" {
-        return Err(
-            "it is protected in a way that this program does not know; use a newer program"
-                .to_owned(),
-        );
-    }
-    let envelope: Envelope = serde_json::from_slice(bytes).map_err(not_json)?;
-    match (envelope.words, envelope.secret_key) {
-        (Some(words), None) => Ok(Kept::Words(Secret::new(words))),
-        (None, Some(key)) => Ok(Kept::SecretKey(Secret::new(key))),
-        _ => Err("it must hold words or a secret_key, one of them".to_owned()),
-    }
-}
-
-fn io_error(path: &Path, problem: io::Error) -> IdentityError {
-    IdentityError::Io {
-        path: path.to_owned(),
-        problem,
-    }
-}
-
-/// Makes the names in a folder durable.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    const WORDS: &str =
-        "leader monkey parrot ring guide accident before fence cannon height naive bean";
-
-    #[test]
-    fn what_was_put_in_is_read_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let nsec = "nsec10allq0gjx7fddtzef0ax00mdps9t2kmtrldkyjfs8l5xruwvh2dq0lhhkp";
-        for (name, text) in [("words", WORDS), ("key", nsec)] {
-            let path = folder.path().join("made").join(name);
-            let kept = Kept::from_text(&Secret::new(text), None).unwrap();
-            assert!(read(&path).unwrap().is_none());
-            create(&path, &kept).unwrap();
-            let identity = read(&path).unwrap().unwrap();
-            assert_eq!(
-                identity.public_key().to_hex(),
-                "17162c921dc4d2518f9a101db33695df1afb56ab82f5ff3e5da6eec3ca5cd917"
-            );
-            assert!(matches!(
-                create(&path, &kept),
-                Err(IdentityError::Exists(_))
-            ));
-        }
-        let left = std::fs::read_dir(folder.path().join("made")).unwrap();
-        assert_eq!(left.count(), 2, "no temporary file stays");
-    }
-
-    #[test]
-    fn a_file_that_is_not_understood_is_refused_and_not_repeated() {
-        let folder = tempfile::tempdir().unwrap();
-        for (i, (content, says)) in [
-            ("", "no identity envelope"),
-            ("not json SECRET", "no identity envelope"),
-            (r#"{"v":1,"protection":"none","words":42}"#, "envelope"),
-            (r#"{"v":"SECRET","protection":"none"}"#, "envelope"),
-            (
-                r#"{"v":2,"protection":"none","words":"SECRET"}"#,
-                "version is 2",
-            ),
-            (
-                r#"{"v":1,"protection":"aes-256-gcm","data":"SECRET"}"#,
-                "newer program",
-            ),
-            (r#"{"v":1,"protection":"none"}"#, "one of them"),
-            (
-                r#"{"v":1,"protection":"none","words":"SECRET","secret_key":"SECRET"}"#,
-                "one of them",
-            ),
-            (r#"{"v":1,"protection":"none","words":"SECRET"}"#, "1 words"),
-            (
-                r#"{"v":1,"protection":"none","secret_key":"SECRET"}"#,
-                "hex",
-            ),
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            let path = folder.path().join(i.to_string());
-            std::fs::write(&path, content).unwrap();
-            let error = read(&path).unwrap_err().to_string();
-            assert!(error.contains(says), "{content}: {error}");
-            assert!(!error.contains("SECRET"), "{error}");
-            assert!(open_or_create(&path).is_err());
-            assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
-        }
-        let path = folder.path().join("large");
-        std::fs::write(&path, " ".repeat(20_000)).unwrap();
-        assert!(read(&path).unwrap_err().to_string().contains("larger"));
-    }
-}
+mod tests;

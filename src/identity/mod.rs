@@ -2,6 +2,7 @@
 //!
 //! * [`mnemonic`]: words, and the key they stand for
 //! * [`keystore`]: the file an identity is kept in
+//! * [`password`]: which passwords may be set, and whom to ask for one
 //! * [`source`]: environment, configuration or file, in this order
 //!
 //! There is no built-in key of any kind: an identity comes from its owner, or from the randomness of
@@ -9,6 +10,7 @@
 
 pub mod keystore;
 pub mod mnemonic;
+pub mod password;
 pub mod source;
 
 use std::fmt;
@@ -84,11 +86,47 @@ pub enum IdentityError {
     #[error("not a BIP39 mnemonic: {0}")]
     NotAMnemonic(String),
     /// An `ncryptsec` without its password.
-    #[error("the key is an ncryptsec: set AGENT_COMPUTE_PASSWORD (or AGENT_COMPUTE_PASSWORD_FILE)")]
+    #[error(
+        "the key is an ncryptsec: set AGENT_COMPUTE_PASSWORD (or AGENT_COMPUTE_PASSWORD_FILE), or run \
+         this on a terminal to be asked"
+    )]
     NeedsPassword,
     /// An `ncryptsec` that this password does not open.
-    #[error("the password in AGENT_COMPUTE_PASSWORD does not open the ncryptsec")]
+    #[error(
+        "wrong password: it does not open the ncryptsec (it is typed, or that of AGENT_COMPUTE_PASSWORD \
+         or AGENT_COMPUTE_PASSWORD_FILE)"
+    )]
     WrongPassword,
+    /// An encrypted identity file without its password.
+    #[error(
+        "{path} is encrypted: set AGENT_COMPUTE_PASSWORD (or AGENT_COMPUTE_PASSWORD_FILE), or run this \
+         on a terminal to be asked",
+        path = .0.display()
+    )]
+    Locked(std::path::PathBuf),
+    /// An identity file that this password does not open.
+    #[error(
+        "wrong password: it does not open {path} (it is typed, or that of AGENT_COMPUTE_PASSWORD or \
+         AGENT_COMPUTE_PASSWORD_FILE). If it is lost, move the file away and `identity import` the words \
+         of your backup",
+        path = .0.display()
+    )]
+    WrongFilePassword(std::path::PathBuf),
+    /// A password that is not to be set.
+    #[error(
+        "the new password is too weak: {0}. Take ten characters or more that nobody guesses: four words \
+         that have nothing to do with each other, or what a password manager makes"
+    )]
+    WeakPassword(password::Weakness),
+    /// An identity file that somebody else changed, or changes now.
+    #[error(
+        "{path} is being changed by another program: this one changed nothing; try again",
+        path = .0.display()
+    )]
+    Changed(std::path::PathBuf),
+    /// There is nobody to ask.
+    #[error("{0}")]
+    NoAnswer(String),
     /// There is an identity file already, and it is not overwritten.
     #[error(
         "{path} holds an identity already, and it is never overwritten: move the file away first \
@@ -115,6 +153,15 @@ pub enum IdentityError {
     /// The secret is not where it was said to be.
     #[error(transparent)]
     Secret(#[from] SecretError),
+}
+
+impl IdentityError {
+    fn io(path: &std::path::Path, problem: std::io::Error) -> Self {
+        Self::Io {
+            path: path.to_owned(),
+            problem,
+        }
+    }
 }
 
 impl From<IdentityError> for Error {

@@ -3,15 +3,20 @@
 
 use std::path::PathBuf;
 
+use nostr::PublicKey;
+
+use super::password::{Ask, Wanted};
 use super::{Identity, IdentityError, keystore, mnemonic};
-use crate::secret::{Environment, Secret, SecretRef};
+use crate::secret::{Environment, Secret, SecretError, SecretRef};
 
 /// The variable with a secret key: nsec, hex or ncryptsec.
 pub const SECRET_KEY_VARIABLE: &str = "NOSTR_SECRET_KEY";
 /// The variable with BIP39 words.
 pub const MNEMONIC_VARIABLE: &str = "AGENT_COMPUTE_MNEMONIC";
-/// The variable with the password of an ncryptsec.
+/// The variable with the password of the identity file, or of an ncryptsec.
 pub const PASSWORD_VARIABLE: &str = "AGENT_COMPUTE_PASSWORD";
+/// The variable with the password to set, where another is needed to open.
+pub const NEW_PASSWORD_VARIABLE: &str = "AGENT_COMPUTE_NEW_PASSWORD";
 
 /// Where to look for an identity. Nothing is read before [`Source::open`].
 #[derive(Clone, Debug)]
@@ -53,8 +58,29 @@ impl Origin {
     }
 }
 
+/// An identity, or only its public key, and where it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found<T> {
+    /// The identity or its public key.
+    pub who: T,
+    /// The place that had it.
+    pub origin: Origin,
+    /// Whether it is kept in a file that is encrypted; `None` if it is not kept in our file.
+    pub encrypted: Option<bool>,
+}
+
+impl<T> Found<T> {
+    const fn elsewhere(who: T, origin: Origin) -> Self {
+        Self {
+            who,
+            origin,
+            encrypted: None,
+        }
+    }
+}
+
 impl Source {
-    /// The password that the environment has, for an ncryptsec.
+    /// The password that the environment has.
     ///
     /// # Errors
     /// If it is said to be in a file that can't be used.
@@ -62,50 +88,115 @@ impl Source {
         Ok(self.environment.secret(PASSWORD_VARIABLE)?)
     }
 
-    /// The identity that the environment has, which comes before every file.
+    /// Whether the environment or the configuration names a key, which comes before the file.
     ///
     /// # Errors
-    /// If it has two, or what it has is not valid.
-    pub fn of_environment(&self) -> Result<Option<Identity>, IdentityError> {
+    /// If the environment can't be read.
+    pub fn comes_before_the_file(&self) -> Result<bool, IdentityError> {
+        let set = |name| self.environment.secret(name).map(|secret| secret.is_some());
+        Ok(set(SECRET_KEY_VARIABLE)?
+            || set(MNEMONIC_VARIABLE)?
+            || self.secret_key.is_some()
+            || self.mnemonic.is_some())
+    }
+
+    /// The identity, from the first place that has one. The file is made if it has to be, encrypted if
+    /// the environment has a password. Takes some tenths of a second of work if there is a password: don't
+    /// call it on an async runtime's thread.
+    ///
+    /// # Errors
+    /// If the place that counts has no valid identity, or no password that is offered opens it. The next
+    /// one is not tried then: the owner meant this one.
+    pub fn open(&self, ask: &mut dyn Ask) -> Result<Found<Identity>, IdentityError> {
+        if let Some(found) = self.before_the_file(ask)? {
+            return Ok(found);
+        }
+        let (who, made) = keystore::open_or_create_with(&self.file, &self.environment, ask)?;
+        let stored = keystore::load(&self.file)?;
+        Ok(Found {
+            who,
+            origin: if made { Origin::NewFile } else { Origin::File },
+            encrypted: stored.map(|stored| stored.is_encrypted()),
+        })
+    }
+
+    /// Whose identity it is. As [`Self::open`], but an encrypted file stays closed: it says whose it is.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn public_key(&self, ask: &mut dyn Ask) -> Result<Found<PublicKey>, IdentityError> {
+        if !self.comes_before_the_file()?
+            && let Some(stored) = keystore::load(&self.file)?
+        {
+            return Ok(Found {
+                who: stored.public_key()?,
+                origin: Origin::File,
+                encrypted: Some(stored.is_encrypted()),
+            });
+        }
+        let Found {
+            who,
+            origin,
+            encrypted,
+        } = self.open(ask)?;
+        Ok(Found {
+            who: who.public_key(),
+            origin,
+            encrypted,
+        })
+    }
+
+    fn before_the_file(&self, ask: &mut dyn Ask) -> Result<Option<Found<Identity>>, IdentityError> {
         let key = self.environment.secret(SECRET_KEY_VARIABLE)?;
         let words = self.environment.secret(MNEMONIC_VARIABLE)?;
-        match (key, words) {
-            (Some(_), Some(_)) => Err(IdentityError::Secret(crate::secret::SecretError::Both(
-                SECRET_KEY_VARIABLE.to_owned(),
-                MNEMONIC_VARIABLE.to_owned(),
-            ))),
-            (Some(key), None) => self.of_key(&key).map(Some),
-            (None, Some(words)) => mnemonic::identity(&words).map(Some),
-            (None, None) => Ok(None),
+        let of_environment = match (key, words) {
+            (Some(_), Some(_)) => {
+                return Err(IdentityError::Secret(SecretError::Both(
+                    SECRET_KEY_VARIABLE.to_owned(),
+                    MNEMONIC_VARIABLE.to_owned(),
+                )));
+            }
+            (Some(key), None) => Some(of_key(&key, ask)?),
+            (None, Some(words)) => Some(mnemonic::identity(&words)?),
+            (None, None) => None,
+        };
+        if let Some(identity) = of_environment {
+            return Ok(Some(Found::elsewhere(identity, Origin::Environment)));
         }
-    }
-
-    /// The identity, from the first place that has one. The file is made if it has to be.
-    ///
-    /// # Errors
-    /// If the place that counts has no valid identity. The next one is not tried then: the owner meant
-    /// this one.
-    pub fn open(&self) -> Result<(Identity, Origin), IdentityError> {
-        if let Some(identity) = self.of_environment()? {
-            return Ok((identity, Origin::Environment));
-        }
-        if let Some(place) = &self.secret_key {
+        let of_config = if let Some(place) = &self.secret_key {
             let key = place.resolve(&self.environment, &self.folder)?;
-            return Ok((self.of_key(&key)?, Origin::Config));
-        }
-        if let Some(place) = &self.mnemonic {
+            Some(of_key(&key, ask)?)
+        } else if let Some(place) = &self.mnemonic {
             let words = place.resolve(&self.environment, &self.folder)?;
-            return Ok((mnemonic::identity(&words)?, Origin::Config));
-        }
-        let (identity, made) = keystore::open_or_create(&self.file)?;
-        let origin = if made { Origin::NewFile } else { Origin::File };
-        Ok((identity, origin))
+            Some(mnemonic::identity(&words)?)
+        } else {
+            None
+        };
+        Ok(of_config.map(|identity| Found::elsewhere(identity, Origin::Config)))
     }
+}
 
-    fn of_key(&self, key: &Secret) -> Result<Identity, IdentityError> {
-        let password = self.password()?;
-        Identity::from_secret_key(key, password.as_ref())
+/// The identity of a key as its owner gave it. Who is asked for the password of an ncryptsec may try until
+/// they give up.
+///
+/// # Errors
+/// If it is no key, or an ncryptsec that no password opens.
+pub(super) fn of_key(key: &Secret, ask: &mut dyn Ask) -> Result<Identity, IdentityError> {
+    let without_password = Identity::from_secret_key(key, None);
+    if !matches!(without_password, Err(IdentityError::NeedsPassword)) {
+        return without_password;
     }
+    let mut refused = 0;
+    while let Some(password) = ask.ask(Wanted::Ncryptsec, refused)? {
+        match Identity::from_secret_key(key, Some(&password)) {
+            Err(IdentityError::WrongPassword) => refused += 1,
+            done => return done,
+        }
+    }
+    Err(match refused {
+        0 => IdentityError::NeedsPassword,
+        _ => IdentityError::WrongPassword,
+    })
 }
 
 #[cfg(test)]
@@ -132,8 +223,8 @@ mod tests {
     }
 
     fn secret_of(source: &Source) -> (String, Origin) {
-        let (identity, origin) = source.open().unwrap();
-        (identity.keys().secret_key().to_secret_hex(), origin)
+        let found = source.open(&mut &source.environment).unwrap();
+        (found.who.keys().secret_key().to_secret_hex(), found.origin)
     }
 
     #[test]
@@ -171,11 +262,17 @@ mod tests {
         ];
         for environment in broken {
             let source = source(folder.path(), environment);
-            assert!(source.open().is_err());
+            assert!(source.open(&mut &source.environment).is_err());
             assert!(!source.file.exists(), "no key is made behind an error");
         }
         let mut missing = source(folder.path(), Environment::of([]));
         missing.mnemonic = Some(SecretRef::Env("NOT_SET".into()));
-        assert!(missing.open().unwrap_err().to_string().contains("NOT_SET"));
+        assert!(
+            missing
+                .open(&mut &missing.environment)
+                .unwrap_err()
+                .to_string()
+                .contains("NOT_SET")
+        );
     }
 }

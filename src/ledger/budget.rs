@@ -61,6 +61,7 @@ pub struct WalletView {
 /// The limit that said no.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum RefusedBy {
     /// `per_job_limit_sats`
     PerJob,
@@ -109,13 +110,37 @@ pub struct BudgetReport {
 }
 
 impl BudgetReport {
+    /// What this tick may still set aside. Its limit is summed over all time.
+    #[must_use]
+    pub const fn left_in_tick(&self) -> Msat {
+        let Usage {
+            tick_spent,
+            tick_reserved,
+            ..
+        } = self.usage;
+        let used = tick_spent.saturating_add(tick_reserved);
+        self.limits.per_tick.saturating_sub(used)
+    }
+
+    /// What this day (UTC) may still set aside. Open reservations count, whatever day they are of.
+    #[must_use]
+    pub const fn left_today(&self) -> Msat {
+        let Usage {
+            spent_today,
+            reserved,
+            ..
+        } = self.usage;
+        let used = spent_today.saturating_add(reserved);
+        self.limits.daily.saturating_sub(used)
+    }
+
     /// The most that one more reservation may be, floor aside, and the limit that says so.
     #[must_use]
     pub fn headroom(&self) -> (Msat, RefusedBy) {
-        let mut least = (left_for_job(&self.limits), RefusedBy::PerJob);
+        let mut least = (self.left_for_job(), RefusedBy::PerJob);
         for other in [
-            (left_in_tick(&self.limits, &self.usage), RefusedBy::PerTick),
-            (left_today(&self.limits, &self.usage), RefusedBy::Daily),
+            (self.left_in_tick(), RefusedBy::PerTick),
+            (self.left_today(), RefusedBy::Daily),
         ] {
             if other.0 < least.0 {
                 least = other;
@@ -123,20 +148,10 @@ impl BudgetReport {
         }
         least
     }
-}
 
-fn left_for_job(limits: &Limits) -> Msat {
-    limits.per_job.min(Msat::MAX)
-}
-
-fn left_in_tick(limits: &Limits, usage: &Usage) -> Msat {
-    let used = usage.tick_spent.saturating_add(usage.tick_reserved);
-    limits.per_tick.saturating_sub(used)
-}
-
-fn left_today(limits: &Limits, usage: &Usage) -> Msat {
-    let used = usage.spent_today.saturating_add(usage.reserved);
-    limits.daily.saturating_sub(used)
+    fn left_for_job(&self) -> Msat {
+        self.limits.per_job.min(Msat::MAX)
+    }
 }
 
 /// Whether `asked` more may be set aside. All limits must allow it; the first that does not is named,
@@ -161,10 +176,14 @@ pub fn check(
                 .saturating_sub(limits.floor)
         })
     };
+    let report = BudgetReport {
+        limits: *limits,
+        usage: *usage,
+    };
     [
-        (RefusedBy::PerJob, left_for_job(limits)),
-        (RefusedBy::PerTick, left_in_tick(limits, usage)),
-        (RefusedBy::Daily, left_today(limits, usage)),
+        (RefusedBy::PerJob, report.left_for_job()),
+        (RefusedBy::PerTick, report.left_in_tick()),
+        (RefusedBy::Daily, report.left_today()),
         (RefusedBy::Floor, in_wallet),
     ]
     .into_iter()

@@ -82,6 +82,7 @@ fn word(entry: &Entry) -> &'static str {
         Entry::Settle { .. } => "settle",
         Entry::Release { .. } => "release",
         Entry::Note(_) => "note",
+        Entry::Observe(_) => "observe",
     }
 }
 

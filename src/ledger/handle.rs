@@ -1,11 +1,12 @@
 //! The handle on a ledger: opening, owning, and SQL off the async threads.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nostr::PublicKey;
 use rusqlite::Connection;
 
 use super::owner::{self, OwnerLock};
@@ -16,6 +17,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::ids::{PaymentHash, PurchaseId, WalletId};
+use crate::protocol::record::Record;
 use crate::units::UnixSecs;
 
 /// The ledger of one home. Clones are one handle: they share its connection, its owner's lock and the
@@ -160,6 +162,26 @@ impl Ledger {
         .await
     }
 
+    /// Remembers, for good, that this provider takes sealed messages. Costs one read if that is known.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    pub async fn remember_sealing(&self, provider: PublicKey) -> Result<(), LedgerError> {
+        let provider = provider.to_hex();
+        self.write(move |db, handle, _| store::remember_sealing(db, &handle.clock, &provider))
+            .await
+    }
+
+    /// The providers that were once sent a sealed message.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    pub async fn sealing_providers(&self) -> Result<BTreeSet<PublicKey>, LedgerError> {
+        let known = self.read(|db, _| store::sealing_providers(db)).await?;
+        let keys = known.iter().map(|key| PublicKey::from_hex(key));
+        Ok(keys.filter_map(Result::ok).collect())
+    }
+
     /// The purchase with this id.
     ///
     /// # Errors
@@ -218,6 +240,19 @@ impl Ledger {
             Ok(BudgetReport { limits, usage })
         })
         .await
+    }
+
+    /// What our own purchases in this scope say of these providers; who is missing was never bought from.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    pub async fn records(
+        &self,
+        scope: Scope,
+        providers: Vec<PublicKey>,
+    ) -> Result<BTreeMap<PublicKey, Record>, LedgerError> {
+        self.read(move |db, _| store::records(db, scope, &providers))
+            .await
     }
 
     /// How many reservations of this wallet were settled or released so far: to be read before its

@@ -26,6 +26,11 @@
 //! purchases. A purchase is taken over only when that lock is free, and every change is a
 //! compare-and-swap on `(owner, version)`.
 //!
+//! # Providers
+//!
+//! What each purchase says of its provider ([`Entry::Observe`]) is on record with the state that says it: once
+//! per purchase, whatever crashes. [`Ledger::records`] adds it up, per [`Scope`].
+//!
 //! # Time
 //!
 //! Ledger time is the system's, but never runs backwards: a clock that is set back over midnight does
@@ -33,6 +38,7 @@
 //! the real one arrives ([`Ledger::time`] tells); refusing too long is the safe way to be wrong.
 
 pub mod budget;
+mod checkup;
 mod diagram;
 mod handle;
 mod owner;
@@ -44,9 +50,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use self::budget::{BudgetReport, Limits, Refusal, RefusedBy, Usage};
+pub use self::checkup::{Checkup, check_up};
 pub use self::handle::{DriveGuard, Ledger};
 use crate::error::{Code, Error};
 use crate::ids::{PaymentHash, PurchaseId, WalletId};
+use crate::protocol::record::Observation;
 use crate::units::{Msat, Network, UnixSecs};
 
 /// Which budget some money counts against. Limits and history are kept per scope.
@@ -333,10 +341,14 @@ pub enum Entry {
     },
     /// Nothing about money: a remark for the log, such as the owner's override.
     Note(String),
+    /// Nothing about money: what the purchase says of its provider. A later one of the same purchase takes
+    /// its place, but nothing undoes a delivery, and what is known already is not dated anew.
+    Observe(Observation),
 }
 
 /// Why the ledger did not do what it was asked. In every case nothing changed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum LedgerError {
     /// A limit refuses the reservation.
     #[error("{0}")]

@@ -75,6 +75,19 @@ pub(super) fn lives(folder: &Path, id: &str) -> bool {
     }
 }
 
+/// The processes that hold a lock in `folder`, with their ids where the system tells.
+pub(super) fn living(folder: &Path) -> Vec<Option<u32>> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let locks = entries.flatten().map(|entry| entry.path());
+    locks
+        .filter(|path| path.extension().is_some_and(|ending| ending == "lock"))
+        .filter(|path| File::open(path).is_ok_and(|file| file.try_lock_shared().is_err()))
+        .map(|path| crate::look::lock_holder(&path))
+        .collect()
+}
+
 /// Makes what `options` creates readable by this user only.
 pub(super) fn private(options: &mut OpenOptions) -> &mut OpenOptions {
     #[cfg(unix)]

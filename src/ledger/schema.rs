@@ -11,7 +11,10 @@ use super::store::Fault;
 /// "acLG": tells our files from any other program's.
 const APPLICATION_ID: i64 = 0x6163_4c47;
 
-const MIGRATIONS: &[&str] = &[FIRST];
+const MIGRATIONS: &[&str] = &[FIRST, SEALING, RECORD];
+
+/// The version of files that this program writes.
+pub(super) const LATEST: usize = MIGRATIONS.len();
 
 const FIRST: &str = "
 -- The latest ledger time there was. It never runs backwards.
@@ -105,6 +108,81 @@ CREATE TRIGGER log_lines_stay BEFORE UPDATE ON log
 BEGIN SELECT RAISE(ABORT, 'the log is only added to'); END;
 ";
 
+/// Providers that were sent a sealed request. A later listing of theirs without `nip44` is not believed
+/// over this: prompts must not fall back to plain text because somebody says so.
+const SEALING: &str = "
+CREATE TABLE sealing_providers (
+    provider TEXT PRIMARY KEY CHECK (length(provider) = 64)
+) STRICT, WITHOUT ROWID;
+";
+
+/// What our own purchases say of their providers. Those that ended before this was kept are counted as far
+/// as their states tell: this looks into them once, and at what is damaged or strange not at all.
+const RECORD: &str = "
+CREATE TABLE observations (
+    purchase INTEGER PRIMARY KEY REFERENCES purchases (seq),
+    network TEXT NOT NULL,
+    play_money INTEGER NOT NULL CHECK (play_money IN (0, 1)),
+    provider TEXT NOT NULL CHECK (length(provider) = 64),
+    outcome TEXT NOT NULL
+        CHECK (outcome IN ('delivered', 'undelivered', 'refused', 'bad_invoice', 'unanswered')),
+    -- Ledger time of the outcome.
+    at INTEGER NOT NULL CHECK (at >= 0),
+    price_msat INTEGER NOT NULL CHECK (price_msat >= 0),
+    listed_msat INTEGER CHECK (listed_msat >= 0),
+    first_token_ms INTEGER CHECK (first_token_ms >= 0)
+) STRICT;
+CREATE INDEX observed_of_provider ON observations (network, play_money, provider, outcome, at);
+
+CREATE TRIGGER delivered_is_final BEFORE UPDATE ON observations WHEN OLD.outcome = 'delivered'
+BEGIN SELECT RAISE(ABORT, 'nothing undoes a delivery'); END;
+CREATE TRIGGER observations_stay BEFORE DELETE ON observations
+BEGIN SELECT RAISE(ABORT, 'an observation is never deleted'); END;
+
+-- How many there are of each: counting them anew takes as long as there are many.
+CREATE TABLE tallies (
+    network TEXT NOT NULL,
+    play_money INTEGER NOT NULL,
+    provider TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    count INTEGER NOT NULL CHECK (count >= 0),
+    PRIMARY KEY (network, play_money, provider, outcome)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER tally_new AFTER INSERT ON observations BEGIN
+    INSERT INTO tallies VALUES (NEW.network, NEW.play_money, NEW.provider, NEW.outcome, 1)
+    ON CONFLICT DO UPDATE SET count = count + 1;
+END;
+CREATE TRIGGER tally_changed AFTER UPDATE ON observations BEGIN
+    UPDATE tallies SET count = count - 1 WHERE network = OLD.network AND play_money = OLD.play_money
+        AND provider = OLD.provider AND outcome = OLD.outcome;
+    INSERT INTO tallies VALUES (NEW.network, NEW.play_money, NEW.provider, NEW.outcome, 1)
+    ON CONFLICT DO UPDATE SET count = count + 1;
+END;
+
+INSERT INTO observations
+SELECT seq, network, play_money, provider, outcome, at, price,
+    CASE WHEN typeof(listed) = 'integer' AND listed >= 0 THEN listed END, NULL
+FROM (
+    SELECT p.seq, p.network, p.play_money, max(p.updated_at, 0) AS at,
+        json_extract(p.json, '$.terms.provider') AS provider,
+        json_extract(p.json, '$.terms.listed') AS listed,
+        coalesce(r.spent_msat - r.fee_msat, 0) AS price,
+        CASE p.status
+            WHEN 'failed' THEN CASE json_extract(p.json, '$.phase.failed.code')
+                WHEN 'provider_refused' THEN 'refused'
+                WHEN 'bad_invoice' THEN
+                    iif(json_extract(p.json, '$.terms.listed') IS NULL, 'refused', 'bad_invoice')
+            END
+            WHEN 'open' THEN NULL
+            ELSE p.status
+        END AS outcome
+    FROM (SELECT *, CASE WHEN json_valid(state) THEN state ELSE '{}' END AS json FROM purchases) p
+    LEFT JOIN reservations r ON r.purchase = p.seq
+)
+WHERE outcome IS NOT NULL AND typeof(provider) = 'text' AND length(provider) = 64
+    AND provider NOT GLOB '*[^0-9a-f]*';
+";
+
 /// Brings the file up to this program's version. A file that is there already costs one read.
 pub(super) fn migrate(db: &mut Connection) -> Result<(), Fault> {
     let latest = MIGRATIONS.len();
@@ -123,7 +201,7 @@ pub(super) fn migrate(db: &mut Connection) -> Result<(), Fault> {
 }
 
 /// How many of the migrations the file has had.
-fn version(db: &Connection) -> Result<usize, Fault> {
+pub(super) fn version(db: &Connection) -> Result<usize, Fault> {
     let (version, application, tables): (i64, i64, i64) = db.query_row(
         "SELECT (SELECT user_version FROM pragma_user_version),
                 (SELECT application_id FROM pragma_application_id),

@@ -1,5 +1,6 @@
 use super::*;
 use crate::protocol::Price;
+use crate::protocol::record::{Outcome, Past};
 
 const NOW: UnixSecs = UnixSecs::new(1_795_210_000);
 
@@ -47,13 +48,13 @@ fn headroom(msats: u64) -> Option<Headroom> {
 }
 
 fn ranked(offers: &[Offer], policy: &Policy) -> Vec<u8> {
-    let choice = choose(offers.to_vec(), policy, NOW);
+    let choice = choose(offers.to_vec(), policy, &History::new(), NOW);
     let first_byte = |offer: &Offer| offer.provider.to_bytes()[0];
     choice.ranked.iter().map(first_byte).collect()
 }
 
 fn word(offer: &Offer, policy: &Policy) -> Option<&'static str> {
-    left_out(offer, policy, NOW).map(|reason| reason.as_str())
+    left_out(offer, policy, &History::new(), NOW).map(|reason| reason.as_str())
 }
 
 #[test]
@@ -101,7 +102,7 @@ fn a_provider_is_taken_by_key_and_never_by_price() {
     let offers = [offer(0xaa, 10), offer(0xbb, 99)];
     assert_eq!(ranked(&offers, &by_key("bbbbbbbb")), [0xbb]);
     assert_eq!(ranked(&offers, &by_key("BBBBBBBBBB")), [0xbb]);
-    let none = choose(offers.to_vec(), &by_key("cccccccc"), NOW);
+    let none = choose(offers.to_vec(), &by_key("cccccccc"), &History::new(), NOW);
     assert_eq!(
         none.verdict(),
         Verdict::NoProvider(
@@ -132,7 +133,7 @@ fn a_prefix_that_fits_two_keys_chooses_neither() {
             ..twin
         },
     ];
-    let choice = choose(offers, &policy, NOW);
+    let choice = choose(offers, &policy, &History::new(), NOW);
     assert!(choice.ranked.is_empty());
     let Verdict::Ambiguous(text) = choice.verdict() else {
         panic!("{:?}", choice.verdict());
@@ -181,7 +182,7 @@ fn each_cause_has_its_word() {
         ("budget", with(&|p| p.headroom = headroom(9_999))),
     ] {
         assert_eq!(word(&plain, &policy), Some(expected));
-        let reason = left_out(&plain, &policy, NOW).unwrap();
+        let reason = left_out(&plain, &policy, &History::new(), NOW).unwrap();
         assert!(!reason.to_string().is_empty());
     }
     let homeless = Offer {
@@ -272,7 +273,7 @@ fn what_is_old_expired_or_from_the_future_is_not_believed() {
 }
 
 fn verdict(offers: &[Offer], policy: &Policy) -> Verdict {
-    choose(offers.to_vec(), policy, NOW).verdict()
+    choose(offers.to_vec(), policy, &History::new(), NOW).verdict()
 }
 
 #[test]
@@ -360,6 +361,131 @@ fn budget_is_the_verdict_when_only_the_owners_limits_rule_out_what_matches() {
     ));
 }
 
+/// What `deliveries` jobs at `msats`, and then `thefts`, leave behind.
+fn record(msats: u64, deliveries: usize, thefts: usize) -> Record {
+    let past = |outcome| Past {
+        at: NOW,
+        outcome,
+        price: Msat::new(msats),
+        listed: None,
+        first_token_ms: None,
+    };
+    let mut recent = vec![past(Outcome::Undelivered); thefts];
+    recent.extend(vec![past(Outcome::Delivered); deliveries]);
+    Record {
+        counts: [(Outcome::Delivered, 1)].into(),
+        recent,
+    }
+}
+
+fn best_of(offers: &[Offer], history: &History) -> Vec<u8> {
+    let best = Policy {
+        select: Select::Best,
+        ..policy()
+    };
+    let choice = choose(offers.to_vec(), &best, history, NOW);
+    let first_byte = |offer: &Offer| offer.provider.to_bytes()[0];
+    choice.ranked.iter().map(first_byte).collect()
+}
+
+#[test]
+fn best_takes_the_good_before_strangers_and_strangers_before_the_bad() {
+    let history: History = [
+        (key(1), record(10_000, 0, 1)),
+        (key(3), record(10_000, 5, 0)),
+        (key(4), record(10_000, 1, 0)),
+    ]
+    .into();
+    let offers: Vec<Offer> = (1..=4).map(|by| offer(by, 10_000)).collect();
+    assert_eq!(best_of(&offers, &history), [3, 4, 2, 1]);
+    // Whoever took money for nothing is last at any price, and whoever names none before it.
+    let offers = [offer(1, 1), unpriced(2), offer(5, 500_000)];
+    assert_eq!(best_of(&offers, &history), [5, 2, 1]);
+    // Among the unpriced, too, the record decides; among equals the price, then as ever.
+    assert_eq!(best_of(&[unpriced(2), unpriced(3)], &history), [3, 2]);
+    assert_eq!(
+        best_of(&[offer(6, 9), offer(5, 9), offer(7, 8)], &history),
+        [7, 5, 6]
+    );
+}
+
+#[test]
+fn best_does_not_pay_any_price_for_a_better_record() {
+    let history: History = [
+        (key(1), record(100_000, 50, 0)),
+        (key(2), record(100_000, 10, 0)),
+    ]
+    .into();
+    // A proven provider before a stranger who asks half, not before one who asks a tenth.
+    assert_eq!(
+        best_of(&[offer(1, 100_000), offer(3, 50_000)], &history),
+        [1, 3]
+    );
+    assert_eq!(
+        best_of(&[offer(1, 100_000), offer(3, 10_000)], &history),
+        [3, 1]
+    );
+    // Fifty deliveries are hardly better than ten.
+    assert_eq!(
+        best_of(&[offer(1, 110_000), offer(2, 100_000)], &history),
+        [2, 1]
+    );
+    // A stranger who gives it away is no bargain beside an ordinary price.
+    assert_eq!(best_of(&[offer(1, 10_000), offer(3, 0)], &history), [1, 3]);
+}
+
+#[test]
+fn a_large_sum_goes_only_to_who_has_proven_worth_it() {
+    let careful = Policy {
+        unproven_limit: Some(Msat::new(20_000)),
+        ..policy()
+    };
+    let history: History = [
+        (key(1), record(50_000, 2, 0)),
+        (key(2), record(1_000, 10, 0)),
+        (key(3), record(50_000, 2, 1)),
+    ]
+    .into();
+    let reason =
+        |offer: &Offer| left_out(offer, &careful, &history, NOW).map(|reason| reason.as_str());
+    let cap = |offer: &Offer| careful.invoice_cap(offer, &history, NOW).map(Msat::get);
+    for by in 1..=4 {
+        assert_eq!(reason(&offer(by, 20_000)), None);
+    }
+    let large = |by| reason(&offer(by, 50_000));
+    assert_eq!(large(1), None);
+    assert_eq!([large(2), large(3), large(4)], [Some("unproven"); 3]);
+    // What lists no price is held to the limit when its invoice comes, unless it is proven for all that
+    // could be asked.
+    assert_eq!(reason(&unpriced(4)), None);
+    assert_eq!(cap(&unpriced(4)), Some(20_000));
+    assert_eq!(cap(&unpriced(1)), Some(20_000));
+    let bounded = Policy {
+        headroom: headroom(50_000),
+        ..careful.clone()
+    };
+    assert_eq!(bounded.invoice_cap(&unpriced(1), &history, NOW), None);
+    assert_eq!(cap(&offer(1, 50_000)), None);
+    // Nothing at all outside of escrow.
+    let nothing = Policy {
+        unproven_limit: Some(Msat::ZERO),
+        ..careful.clone()
+    };
+    let reason = |offer: &Offer| left_out(offer, &nothing, &history, NOW);
+    assert!(reason(&offer(4, 1)).is_some() && reason(&unpriced(4)).is_some());
+
+    // No matter of the budget, and the way out is named.
+    let choice = choose(vec![offer(4, 50_000)], &careful, &history, NOW);
+    assert_eq!(
+        choice.verdict(),
+        Verdict::NoProvider(
+            "1 provider found, none matches: 1 without a good record (cheapest asks 50 sats, \
+             unproven_limit_sats leaves them 20 sats: --htlc pays into escrow)"
+                .into()
+        )
+    );
+}
+
 mod properties {
     use proptest::prelude::*;
 
@@ -394,8 +520,13 @@ mod properties {
         fn every_offer_is_ranked_or_left_out_and_the_order_of_hearing_does_not_matter(
             offers in prop::collection::vec(any_offer(), 0..12),
             most in prop::option::of(0..5_u64),
+            select in prop::sample::select(vec![Select::Cheapest, Select::Best]),
+            limit in prop::option::of(0..5_u64),
         ) {
+            let history: History = [(key(1), record(2, 3, 0)), (key(2), record(2, 3, 2))].into();
             let policy = Policy {
+                select,
+                unproven_limit: limit.map(Msat::new),
                 max_price: most.map(Msat::new),
                 network: Some(Network::Regtest),
                 needs_channel: true,
@@ -403,11 +534,11 @@ mod properties {
                 own: key(4),
                 ..policy()
             };
-            let choice = choose(offers.clone(), &policy, NOW);
+            let choice = choose(offers.clone(), &policy, &history, NOW);
             prop_assert_eq!(choice.ranked.len() + choice.left_out.len(), offers.len());
             prop_assert_eq!(choice.ranked.is_empty(), choice.verdict() != Verdict::Ok);
             for offer in &choice.ranked {
-                prop_assert_eq!(left_out(offer, &policy, NOW), None);
+                prop_assert_eq!(left_out(offer, &policy, &history, NOW), None);
             }
             let mut reversed = offers;
             reversed.reverse();
@@ -415,7 +546,7 @@ mod properties {
                 let key = |offer: &Offer| (offer.provider, offer.at, offer.expected_price(500));
                 choice.ranked.iter().map(key).collect()
             };
-            prop_assert_eq!(keys(&choose(reversed, &policy, NOW)), keys(&choice));
+            prop_assert_eq!(keys(&choose(reversed, &policy, &history, NOW)), keys(&choice));
         }
     }
 }

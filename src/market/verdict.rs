@@ -81,10 +81,17 @@ impl Choice {
             Reason::Model { wanted, .. } => {
                 format!("without model {wanted}{}", self.nearest_model(wanted))
             }
-            Reason::Feature { lacks } => format!("without {}", lacks.as_str()),
+            Reason::Feature { lacks } => format!("without {}", super::needed(*lacks)),
+            Reason::Unsealed => {
+                "no longer taking encrypted messages (--plaintext buys all the same)".to_owned()
+            }
             Reason::Price { most, .. } => {
                 format!("too expensive ({}--max-price is {most})", asking(cheapest))
             }
+            Reason::Unproven { limit, .. } => format!(
+                "without a good record ({}unproven_limit_sats leaves them {limit}: --htlc pays into escrow)",
+                asking(cheapest)
+            ),
             Reason::Budget { headroom, .. } => {
                 let Headroom { most, limit } = headroom;
                 format!("over budget ({}{limit} leaves {most})", asking(cheapest))
@@ -112,7 +119,9 @@ impl Choice {
         let of_word = self.left_out.iter().filter(|(_, why)| why.as_str() == word);
         of_word
             .filter_map(|(_, why)| match why {
-                Reason::Price { asks, .. } | Reason::Budget { asks, .. } => *asks,
+                Reason::Price { asks, .. }
+                | Reason::Unproven { asks, .. }
+                | Reason::Budget { asks, .. } => *asks,
                 _ => None,
             })
             .min()
@@ -157,7 +166,7 @@ fn asking(cheapest: Option<Msat>) -> String {
 
 /// The place of a reason in the order of testing.
 fn rank(word: &str) -> usize {
-    const ORDER: [&str; 14] = [
+    const ORDER: [&str; 16] = [
         "own",
         "key",
         "denied",
@@ -169,7 +178,9 @@ fn rank(word: &str) -> usize {
         "no_channel",
         "model",
         "feature",
+        "unsealed",
         "price",
+        "unproven",
         "budget",
         "ambiguous",
     ];

@@ -50,6 +50,12 @@ pub fn message(
     EventBuilder::new(Kind::ChannelMessage, content).tags(tags)
 }
 
+/// A message in a channel that answers nothing and is for one reader.
+#[must_use]
+pub fn addressed(channel: EventId, relay: &str, content: String, to: PublicKey) -> EventBuilder {
+    message(channel, relay, content, None).tag(Tag::public_key(to))
+}
+
 fn e_tag(event: EventId, relay: &str, marker: &str) -> Tag {
     let kind = nostr::TagKind::single_letter(nostr::Alphabet::E, false);
     Tag::custom(kind, [event.to_hex(), relay.to_owned(), marker.to_owned()])
@@ -70,6 +76,15 @@ pub fn id_from_text(text: &str) -> Result<EventId, NotAChannel> {
         .or_else(|_| EventId::from_bech32(text))
         .or_else(|_| Nip19Event::from_bech32(text).map(|event| event.event_id))
         .map_err(|_| NotAChannel)
+}
+
+/// The event that a message answers: its `e` tag marked `reply`. Deployed peers send none.
+#[must_use]
+pub fn answered(event: &Event) -> Option<EventId> {
+    event.tags.iter().find_map(|tag| match tag.as_slice() {
+        [name, id, _, marker, ..] if name == "e" && marker == "reply" => EventId::from_hex(id).ok(),
+        _ => None,
+    })
 }
 
 /// The channel that a message was said in: its `e` tag marked `root`, or the first one.
@@ -124,6 +139,7 @@ mod tests {
         let reply = signed(message(channel, "ws://a", "text".into(), Some(to)));
         assert_eq!(channel_of(&reply), Some(channel));
         assert_eq!(reply.tags.len(), 3);
+        assert_eq!((answered(&plain), answered(&reply)), (None, Some(to.event)));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! * [`channel`]: the channel events (kinds 40 and 42) around them
 //! * [`listing`]: the NIP-89 listing (kind 31990) and announcement that a provider publishes
 //! * [`offer`]: both of them read back, as the [`Offer`] that the two sides share
+//! * [`record`]: what a buyer's own purchases say of a provider, for `ledger` and `market` to share
 //!
 //! Everything here is pure: no network, no clock, no randomness. All input is hostile: it is bounded
 //! before it is parsed, and no input panics.
@@ -13,6 +14,7 @@ pub mod codec;
 pub mod listing;
 pub mod message;
 pub mod offer;
+pub mod record;
 
 use std::collections::BTreeSet;
 
@@ -27,6 +29,7 @@ pub const KIND_TEXT_GENERATION: u16 = 5050;
 /// Something a provider says it can do beyond the plain protocol. The words are the wire's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Feature {
     /// Reads and writes sealed messages (NIP-44).
     Nip44,
@@ -114,6 +117,7 @@ impl Price {
 /// Where a provider was heard of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum OfferSource {
     /// A NIP-89 listing.
     Listing,

@@ -13,6 +13,7 @@ use crate::units::{Msat, UnixSecs};
 /// Something that happened. Never a prompt, a result or a secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ProviderEvent {
     /// A channel was made. Not sent when an earlier one is joined again.
     ChannelCreated {

@@ -233,6 +233,8 @@ pub struct Address {
     pub request: EventId,
     /// Who asked, and the only key that may speak for the job.
     pub customer: PublicKey,
+    /// Whether the request came sealed: then every answer is sealed to the customer, too.
+    pub sealed: bool,
 }
 
 impl Address {

@@ -1,6 +1,6 @@
 //! The seller: announces, quotes, believes its own wallet, works, delivers.
 //!
-//! [`run`] is one event loop over one subscription. The loop itself never waits for a wallet, a relay or
+//! [`Provider`] is one in a program of one's own, [`run`] what it runs: one event loop over one subscription. The loop itself never waits for a wallet, a relay or
 //! a disk: what takes time is an owned task that ends in an outcome, and outcomes come back to the loop.
 //!
 //! ```text
@@ -35,6 +35,7 @@ mod lookups;
 mod pieces;
 pub mod pricing;
 mod queue;
+mod running;
 mod shop;
 pub mod store;
 mod voice;
@@ -51,6 +52,7 @@ use self::backend::Backend;
 use self::engine::Engine;
 pub use self::event::ProviderEvent;
 use self::event::Reporter;
+pub use self::running::Provider;
 use self::store::JobStore;
 use crate::clock::Clock;
 use crate::error::{Code, Error};

@@ -12,6 +12,7 @@
 //! | `escrow` | no escrow here, or not of this kind; `payment_hash` missing, malformed, without an escrow, or used before; the wallet can't hold on it; results were kept without releasing the money | pay first; with a new hash |
 //! | `escrow`, after the money was held | the hold is too short for the work, or was taken back | with a longer hold |
 //! | `busy` | the queue is full; too many quotes of this customer are unpaid, too many of its jobs are under way, or too many of its jobs in escrow are not released; this provider is about to stop | later, or elsewhere |
+//! | `unreadable` | a `Sealed` request to us that does not open | sealed anew, or in the open |
 //! | `failed` | before payment: no invoice or record can be made now. After it: there is no result; what was held goes back, what was paid is owed | elsewhere |
 //!
 //! What is not addressed to us, too old, from the future or not a message at all is ignored in silence.

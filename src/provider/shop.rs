@@ -7,6 +7,7 @@ use std::time::Duration;
 use nostr::{Event, EventId};
 use tokio_util::sync::CancellationToken;
 
+use super::backend::BackendError;
 use super::escrow::{HoldEnd, NoHold};
 use super::job::{Address, Job, JobStep, MAX_ATTEMPTS};
 use super::pricing::{Quote, Refusal};
@@ -309,7 +310,7 @@ impl Shop {
     ) -> Outcome {
         if job.attempts >= MAX_ATTEMPTS {
             let why = format!("it was begun {} times and never ended", job.attempts);
-            let finish = self.workshop.failed(&job, why);
+            let finish = self.workshop.failed(&job, &BackendError::Failed(why));
             return self.ended(job, finish).await;
         }
         if doubtful {

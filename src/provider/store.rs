@@ -4,6 +4,8 @@
 //! A job is on record before its invoice leaves the process, so whatever is paid is known. Two programs
 //! may read one store; only one may [sell](JobStore::lock) from it.
 
+mod checkup;
+mod earnings;
 mod escrow;
 mod files;
 mod rows;
@@ -22,13 +24,14 @@ use nostr::{Event, EventId, JsonUtil, PublicKey};
 use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
 
+pub use self::checkup::Checkup;
+pub use self::earnings::{Earned, Earnings, OfModel, Periods};
 pub use self::escrow::{OpenHold, Unsettled};
 use self::files::{connect, make_private, open_private};
 use self::rows::{
     SELECT_JOB, all, fund, job_from, nonsense, one, read_unfinished, state_of, summary_from,
     take_step, to_sql,
 };
-use self::schema::Unusable;
 pub use self::streamed::Streamed;
 use self::writer::Writer;
 use super::job::{Address, Job, JobState, JobStep};
@@ -184,6 +187,14 @@ pub struct JobStore {
     writer: Writer,
 }
 
+fn unusable(path: &Path, problem: &dyn std::fmt::Display) -> Error {
+    let path = path.display();
+    Error::new(
+        Code::Ledger,
+        format!("the job store {path} can't be used: {problem}"),
+    )
+}
+
 impl JobStore {
     /// Opens the store at `path`, and makes it, readable by its owner only, if there is none.
     ///
@@ -191,26 +202,10 @@ impl JobStore {
     /// [`Code::Ledger`] if the file can't be opened, is damaged or not a job store, or was written by a
     /// later version.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let unusable = |problem: String| {
-            let path = path.display();
-            Error::new(
-                Code::Ledger,
-                format!("the job store {path} can't be used: {problem}"),
-            )
-        };
-        make_private(path).map_err(|error| unusable(error.to_string()))?;
-        let db = connect(path).map_err(|error| {
-            unusable(match error {
-                Unusable::Sqlite(error) => format!(
-                    "{error}. If the file is damaged, move it away: unfinished jobs are lost with it"
-                ),
-                Unusable::Foreign => "it is another program's database".into(),
-                Unusable::Newer(version) => {
-                    format!("a later version of this program wrote it (schema {version}): update")
-                }
-            })
-        })?;
-        let writer = Writer::start(db).map_err(|error| unusable(error.to_string()))?;
+        let io = |error: std::io::Error| unusable(path, &error);
+        make_private(path).map_err(io)?;
+        let db = connect(path).map_err(|error| unusable(path, &error))?;
+        let writer = Writer::start(db).map_err(io)?;
         Ok(Self {
             path: Arc::new(path.to_owned()),
             writer,
@@ -251,8 +246,8 @@ impl JobStore {
                 db.prepare_cached(
                     "INSERT INTO jobs (request_id, job_id, provider, customer, channel, wallet, network,
                      state, model, prompt, max_tokens, stream, deployed, price_msat, bolt11,
-                     payment_hash, requested_at, quoted_at, changed_at, expires_at, escrow)
-                     VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?18,?19,?20)",
+                     payment_hash, requested_at, quoted_at, changed_at, expires_at, sealed, escrow)
+                     VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?18,?19,?20,?21)",
                 )?
                 .execute(params![
                     job.address.request.to_hex(),
@@ -274,6 +269,7 @@ impl JobStore {
                     to_sql(job.requested_at.get()),
                     to_sql(at.get()),
                     to_sql(job.expires_at.get()),
+                    job.address.sealed,
                     job.escrow,
                 ])?;
                 Ok(())

@@ -13,7 +13,8 @@ use crate::identity::Identity;
 use crate::protocol::channel::{self, ReplyTo};
 use crate::protocol::codec;
 use crate::protocol::message::{AgentMessage, JobError};
-use crate::relay::{RelayError, RelaySession, seal};
+use crate::relay::seal::{self, Sealer};
+use crate::relay::{RelayError, RelaySession};
 use crate::units::UnixSecs;
 
 /// How long relays are given to take one event, once.
@@ -27,6 +28,7 @@ const RETRY_SLOWEST: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Voice {
     pub(super) identity: Identity,
+    pub(super) sealer: Sealer,
     pub(super) clock: Clock,
     pub(super) relay: Arc<dyn RelaySession>,
     /// The relay that is named in tags as where the channel is.
@@ -38,10 +40,14 @@ pub(super) struct Voice {
 #[error("a message can't be made: {0}")]
 pub(super) struct Unspeakable(String);
 
+fn unspeakable(error: impl std::fmt::Display) -> Unspeakable {
+    Unspeakable(error.to_string())
+}
+
 impl Voice {
     /// Signs an event as of `at`.
     pub(super) fn sign_at(&self, event: EventBuilder, at: UnixSecs) -> Result<Event, Unspeakable> {
-        seal::sign(&self.identity, event, at).map_err(|error| Unspeakable(error.to_string()))
+        seal::sign(&self.identity, event, at).map_err(unspeakable)
     }
 
     /// A message to all of a channel, as of `at`.
@@ -51,16 +57,24 @@ impl Voice {
         message: &AgentMessage,
         at: UnixSecs,
     ) -> Result<Event, Unspeakable> {
-        self.compose(channel, message, None, at)
+        let content = codec::encode(message).map_err(unspeakable)?;
+        self.compose(channel, content, None, at)
     }
 
-    /// A message that answers a request.
+    /// A message that answers a request, sealed if the request was.
     pub(super) fn answer(&self, to: Address, message: &AgentMessage) -> Result<Event, Unspeakable> {
         let reply = ReplyTo {
             event: to.request,
             author: to.customer,
         };
-        self.compose(to.channel, message, Some(reply), self.clock.now())
+        let content = if to.sealed {
+            self.sealer
+                .seal(&to.customer, message)
+                .map_err(unspeakable)?
+        } else {
+            codec::encode(message).map_err(unspeakable)?
+        };
+        self.compose(to.channel, content, Some(reply), self.clock.now())
     }
 
     /// The answer that says no.
@@ -76,11 +90,10 @@ impl Voice {
     fn compose(
         &self,
         channel: EventId,
-        message: &AgentMessage,
+        content: String,
         reply: Option<ReplyTo>,
         at: UnixSecs,
     ) -> Result<Event, Unspeakable> {
-        let content = codec::encode(message).map_err(|error| Unspeakable(error.to_string()))?;
         let message = channel::message(channel, &self.relay_hint, content, reply);
         self.sign_at(message, at)
     }

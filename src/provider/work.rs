@@ -51,7 +51,7 @@ impl Workshop {
     pub(super) async fn work(&self, job: &Job) -> Finish {
         let sent = match self.sent_before(job).await {
             Ok(sent) => sent,
-            Err(error) => return self.failed(job, error.to_string()),
+            Err(error) => return self.failed(job, &BackendError::Failed(error.to_string())),
         };
         let (chunks, from_backend) = mpsc::channel(WAITING_CHUNKS);
         let ended = CancellationToken::new();
@@ -66,8 +66,8 @@ impl Workshop {
             Ok(made) => outflow
                 .finish(&made.text)
                 .map(|messages| (messages, made.tokens))
-                .map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
+                .map_err(|error| BackendError::Failed(error.to_string())),
+            Err(error) => Err(error),
         };
         match outcome {
             Ok((messages, tokens)) => Finish {
@@ -75,7 +75,7 @@ impl Workshop {
                 messages,
                 tokens,
             },
-            Err(why) => self.failed(job, why),
+            Err(error) => self.failed(job, &error),
         }
     }
 
@@ -88,9 +88,9 @@ impl Workshop {
     }
 
     /// The end of a job that the backend could not do.
-    pub(super) fn failed(&self, job: &Job, why: String) -> Finish {
-        let refusal = Refusal::new("failed", "the provider could not do this job");
-        self.failure(job, &refusal, why)
+    pub(super) fn failed(&self, job: &Job, why: &BackendError) -> Finish {
+        let refusal = Refusal::new("failed", why.for_customers());
+        self.failure(job, &refusal, why.to_string())
     }
 
     /// The end of a job that there is no result for. `why` is for the owner.

@@ -10,32 +10,36 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::wallet::look_up;
-use self::wallet::{Claim, ordered, prepare};
 use super::event::{PurchaseEvent, Receipt};
-use super::state::{Booking, Effect, Finish, Happening, PayBy, Phase, Quote, State, Step};
+use super::observed::{FirstToken, cuts_short, observation};
+use super::state::{Booking, Effect, Finish, Happening, Phase, State, Step};
 use super::step::{Now, step};
 use super::watcher::Watcher;
 use crate::clock::Clock;
-use crate::config::{self, default_fee_cap};
+use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
 use crate::ledger::{DriveGuard, Entry, Ledger, LedgerError, Limits, Reserve};
 use crate::protocol::message::AgentMessage;
+use crate::protocol::record::Observation;
 use crate::protocol::{channel, codec};
-use crate::relay::{Incoming, RelayError, RelaySession, Subscription, seal};
+use crate::relay::seal::{self, Sealer};
+use crate::relay::{Incoming, RelayError, RelaySession, Subscription};
 use crate::units::Msat;
-use crate::wallet::{PayRequest, Wallet};
+use crate::wallet::Wallet;
 
 /// Whatever a purchase needs to run.
 #[derive(Clone, Debug)]
 pub struct Engine {
     /// Signs what we say.
     pub identity: Identity,
+    /// Seals what only the provider may read, and opens what it sealed.
+    pub sealer: Arc<Sealer>,
     /// Carries it.
     pub relays: Arc<dyn RelaySession>,
     /// Pays; `None`: nothing is ever paid.
@@ -65,9 +69,16 @@ pub struct Run<'a> {
     queue: VecDeque<Happening>,
     /// When a stream that is over counts as the whole text.
     whole_text_by: Option<Instant>,
-    /// When a payment in doubt is left to `recover`.
+    /// When a payment that its wallet has not decided is left to `recover`.
     doubt_until: Option<Instant>,
     look_after: Duration,
+    /// The one look-up that is under way.
+    looking: Option<AbortHandle>,
+    /// When the preimage is said again, and the pause before the next time.
+    release_again: Option<(Instant, Duration)>,
+    /// It was left by an earlier run: nobody waits for the result beyond the time that recovery has.
+    resumed: bool,
+    first_token: FirstToken,
     /// Nothing live is expected: what the relays have stored is all there is.
     stored_only: bool,
     finished: Option<Finish>,
@@ -99,6 +110,10 @@ impl<'a> Run<'a> {
             whole_text_by: None,
             doubt_until: None,
             look_after: config::LOOK_UP_FIRST,
+            looking: None,
+            release_again: None,
+            resumed: false,
+            first_token: FirstToken::default(),
             stored_only: false,
             finished: None,
         }
@@ -120,6 +135,7 @@ impl<'a> Run<'a> {
         self.tell(PurchaseEvent::Requested {
             purchase_id: self.state.terms.id,
             job_id: self.state.terms.job_id(),
+            encrypted: self.state.terms.sealed,
         })
         .await;
         self.drive(answers, stop).await
@@ -155,6 +171,7 @@ impl<'a> Run<'a> {
         answers: Subscription,
         stop: &CancellationToken,
     ) -> Result<Receipt> {
+        self.resumed = true;
         self.queue.push_back(Happening::Resumed);
         self.drive(answers, stop).await
     }
@@ -181,10 +198,13 @@ impl<'a> Run<'a> {
                 Some(_) = self.said.join_next() => None,
                 // Before what comes in: a provider that never stops talking must not put these off.
                 () = sleep_until(self.deadline) => Some(Happening::Deadline),
-                () = at(self.doubt_until) => Some(Happening::GiveUpLooking),
+                () = at(self.doubt_until) => {
+                    self.doubt_until = None;
+                    Some(Happening::GiveUpLooking)
+                }
                 incoming = answers.next(), if listening => match incoming {
-                    Some(Incoming::StoredDone { .. }) => self.stored_only.then_some(Happening::Deadline),
-                    Some(Incoming::Event(event)) => heard(&self.state, &event),
+                    Some(Incoming::StoredDone { .. }) => self.over_with_the_stored(),
+                    Some(Incoming::Event(event)) => heard(self.engine, &self.state, &event),
                     None => {
                         listening = false;
                         Some(Happening::NotSent("the relay session ended".to_owned()))
@@ -194,11 +214,20 @@ impl<'a> Run<'a> {
                     self.whole_text_by = None;
                     Some(Happening::NoWholeText)
                 }
+                () = at(self.release_again.map(|(moment, _)| moment)) => {
+                    Some(Happening::SayAgain)
+                }
             };
             self.queue.extend(happening);
         }
         self.last_words().await;
         self.outcome().await
+    }
+
+    /// The relays have said all that they have stored. A result among it is seen through.
+    fn over_with_the_stored(&self) -> Option<Happening> {
+        let found = matches!(self.state.phase, Phase::Released { .. });
+        (self.stored_only && !found).then_some(Happening::Deadline)
     }
 
     fn now(&self) -> Now {
@@ -221,12 +250,17 @@ impl<'a> Run<'a> {
         let looked_up = matches!(happening, Happening::LookedUp { .. });
         let before = self.state.phase.clone();
         let now = self.now();
+        let cut_short = cuts_short(&happening, &self.state, now.at);
         let next = step(&mut self.state, happening, now);
-        let Some(Step { tell, effects, .. }) = self.commit(before, next).await? else {
+        self.first_token.see(&before, &self.state, now.elapsed_ms);
+        let seen = observation(&before, &self.state, cut_short, self.first_token.ms());
+        let Some(Step { tell, effects, .. }) = self.commit(before, next, seen).await? else {
             return Ok(());
         };
-        let in_doubt = matches!(self.state.phase, Phase::Unknown { .. });
-        if looked_up_in_flight {
+        let phase = &self.state.phase;
+        let in_doubt = phase.is_in_doubt();
+        let waits = matches!(phase, Phase::Released { .. } | Phase::Withheld { .. });
+        if looked_up_in_flight && !waits {
             // It is on its way: that is no doubt, and only the buyer's patience bounds the wait.
             self.doubt_until = None;
         } else if in_doubt && self.doubt_until.is_none() && !looked_up {
@@ -235,8 +269,8 @@ impl<'a> Run<'a> {
         for event in tell {
             self.tell(event).await;
         }
-        let undecided = in_doubt || matches!(self.state.phase, Phase::Paying(_));
-        if looked_up && undecided && effects.is_empty() {
+        let undecided = self.state.phase.is_undecided();
+        if looked_up && undecided && !effects.contains(&Effect::LookUp) {
             self.look_up();
         }
         for effect in effects {
@@ -247,7 +281,12 @@ impl<'a> Run<'a> {
 
     /// Puts a step on record. `None`: it was refused, the phase is as before, and what refused it is
     /// queued as the next thing that happened.
-    async fn commit(&mut self, before: Phase, next: Step) -> Result<Option<Step>> {
+    async fn commit(
+        &mut self,
+        before: Phase,
+        next: Step,
+        seen: Option<Observation>,
+    ) -> Result<Option<Step>> {
         if !next.save {
             return Ok(Some(next));
         }
@@ -259,6 +298,7 @@ impl<'a> Run<'a> {
             .entries
             .iter()
             .map(|booking| self.entry(booking))
+            .chain(seen.map(Entry::Observe))
             .collect();
         let id = self.state.terms.id;
         let committed = self
@@ -291,8 +331,7 @@ impl<'a> Run<'a> {
     /// The ledger can't be written. What it says already is still true, and the money is where it says.
     async fn books_closed(&self, error: LedgerError) -> Error {
         let reserved = self.reserved().await;
-        let at_stake = matches!(self.state.phase, Phase::Paying(_) | Phase::Unknown { .. });
-        if at_stake {
+        if self.state.phase.is_undecided() {
             let message = format!(
                 "{error}; a payment was begun and stays reserved. Mend the ledger, then run `agent-customer recover`"
             );
@@ -340,10 +379,24 @@ impl<'a> Run<'a> {
 
     fn act(&mut self, effect: Effect) {
         match effect {
-            Effect::Say(message) => self.say(&message),
+            Effect::Say(message) => {
+                if matches!(message, AgentMessage::PreimageRelease(_)) {
+                    self.release_again_later();
+                }
+                self.say(&message);
+            }
             Effect::Prepare => self.prepare(),
             Effect::Pay => self.pay(),
-            Effect::LookUp => self.look_up(),
+            Effect::LookUp => self.look_up_soon(),
+            Effect::WatchOrder => self.watch_order(),
+            Effect::WaitForWallet(patience) => {
+                let until = Instant::now() + patience;
+                self.doubt_until = Some(until);
+                if !self.resumed {
+                    // What the provider did is known; how the money stands may take a moment longer.
+                    self.deadline = self.deadline.max(until);
+                }
+            }
             Effect::AwaitWholeText => {
                 self.whole_text_by
                     .get_or_insert(Instant::now() + config::WHOLE_TEXT_PATIENCE);
@@ -364,11 +417,25 @@ impl<'a> Run<'a> {
         });
     }
 
+    /// A provider that has missed the preimage is told again, after growing pauses.
+    fn release_again_later(&mut self) {
+        let pause = self
+            .release_again
+            .map_or(config::RELEASE_AGAIN_FIRST, |(_, pause)| pause);
+        let next = (pause * 2).min(config::RETRY_LONGEST);
+        self.release_again = Some((Instant::now() + pause, next));
+    }
+
     /// Says something in the channel, and again until a relay takes it: deployed providers start on
     /// `PaymentSent` alone.
     fn say(&mut self, message: &AgentMessage) {
         let terms = &self.state.terms;
-        let Ok(content) = codec::encode(message) else {
+        let content = if terms.sealed {
+            self.engine.sealer.seal(&terms.provider, message).ok()
+        } else {
+            codec::encode(message).ok()
+        };
+        let Some(content) = content else {
             return;
         };
         let relay = self
@@ -404,64 +471,6 @@ impl<'a> Run<'a> {
         });
     }
 
-    fn wallet_and_quote(&self) -> Option<(Arc<dyn Wallet>, Quote)> {
-        let wallet = Arc::clone(self.engine.wallet.as_ref()?);
-        let quote = self.state.phase.quote()?.clone();
-        let PayBy::Invoice(id) = &self.state.terms.pay_by else {
-            return None;
-        };
-        (wallet.id() == id).then_some((wallet, quote))
-    }
-
-    fn prepare(&mut self) {
-        let Some((wallet, quote)) = self.wallet_and_quote() else {
-            return;
-        };
-        let cap = self
-            .state
-            .terms
-            .max_fee
-            .unwrap_or_else(|| default_fee_cap(quote.amount));
-        let ledger = self.engine.ledger.clone();
-        let floor = self.engine.limits.floor;
-        self.work.spawn(async move {
-            Some(match prepare(&*wallet, &ledger, &quote, cap, floor).await {
-                Ok((fee_cap, seen)) => Happening::Prepared { fee_cap, seen },
-                Err((code, message)) => Happening::CannotPay { code, message },
-            })
-        });
-    }
-
-    fn pay(&mut self) {
-        let Some((wallet, quote)) = self.wallet_and_quote() else {
-            return;
-        };
-        let Some(invoice) = quote.invoice else { return };
-        let request = PayRequest {
-            bolt11: invoice.bolt11,
-            payment_hash: invoice.payment_hash,
-            amount: quote.amount,
-            max_fee: Msat::ZERO,
-            purchase: self.state.terms.id,
-        };
-        let claim = Claim::new(&self.engine.ledger, &self.driving);
-        let answer = ordered(wallet, request, claim);
-        self.work
-            .spawn(async move { Some(Happening::PayAnswered(answer.await)) });
-    }
-
-    /// Asks the wallet once more, after a hint or a growing pause.
-    fn look_up(&mut self) {
-        let Some((wallet, quote)) = self.wallet_and_quote() else {
-            return;
-        };
-        let Some(invoice) = quote.invoice else { return };
-        let first_pause = self.look_after;
-        self.look_after = (first_pause * 2).min(config::LOOK_UP_LONGEST);
-        self.work
-            .spawn(async move { Some(look_up(&*wallet, invoice.payment_hash, first_pause).await) });
-    }
-
     /// Gives what is still to be said a moment to leave.
     async fn last_words(&mut self) {
         let _ = timeout(config::LAST_WORDS, async {
@@ -472,7 +481,10 @@ impl<'a> Run<'a> {
 
     async fn outcome(self) -> Result<Receipt> {
         match (&self.finished, self.state.receipt()) {
-            (Some(Finish::Delivered), Some(receipt)) => Ok(receipt),
+            (Some(Finish::Delivered), Some(receipt)) => Ok(Receipt {
+                reserved_msat: self.reserved().await,
+                ..receipt
+            }),
             (Some(Finish::Failed { code, message }), _) => Err(Error::new(*code, message.clone())
                 .of(self.state.terms.id)
                 .with_money(self.state.phase.paid(), self.reserved().await)),
@@ -490,13 +502,23 @@ impl<'a> Run<'a> {
 }
 
 /// What a relay brought, if it could be for this purchase.
-fn heard(state: &State, event: &nostr::Event) -> Option<Happening> {
+fn heard(engine: &Engine, state: &State, event: &nostr::Event) -> Option<Happening> {
     if event.pubkey != state.terms.provider
         || channel::channel_of(event) != Some(state.terms.channel)
     {
         return None;
     }
-    let message = codec::decode(&event.content).ok()?;
+    let message = match codec::decode(&event.content).ok()? {
+        AgentMessage::Sealed(sealed) => {
+            // A busy provider's answers to others need not be tried.
+            let request = state.terms.request.id;
+            if channel::answered(event).is_some_and(|answered| answered != request) {
+                return None;
+            }
+            engine.sealer.open(&event.pubkey, &sealed).ok()?
+        }
+        message => message,
+    };
     // The session has verified it. An invoice is verified again, here, whoever made the session.
     let is_invoice = matches!(message, AgentMessage::Invoice(_));
     if is_invoice && event.verify().is_err() {

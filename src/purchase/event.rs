@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::ids::{JobId, PaymentHash, PurchaseId};
 use crate::protocol::Feature;
+use crate::protocol::record::Summary;
 use crate::units::{Msat, Network, UnixSecs};
 
 /// One thing that happened. Keys and ids are hex; amounts are integer millisatoshi.
@@ -31,6 +32,8 @@ pub enum PurchaseEvent {
         purchase_id: PurchaseId,
         /// What both sides call the job.
         job_id: JobId,
+        /// Whether only the provider can read it.
+        encrypted: bool,
     },
     /// The provider's invoice passed every check.
     Quoted {
@@ -66,6 +69,16 @@ pub enum PurchaseEvent {
         /// What routing cost on top.
         fee_msat: Msat,
     },
+    /// In escrow: the wallet has the order and the money is on its way, for the provider to see. It is paid
+    /// only once the preimage is released.
+    Locked {
+        /// The purchase.
+        purchase_id: PurchaseId,
+        /// The hash that the money is locked to.
+        payment_hash: PaymentHash,
+        /// How much, routing fee left aside.
+        amount_msat: Msat,
+    },
     /// A piece of the result, in order.
     Chunk {
         /// The purchase.
@@ -74,6 +87,17 @@ pub enum PurchaseEvent {
         seq: u32,
         /// The piece.
         text: String,
+        /// Whether its provider numbered it. Pieces without numbers (deployed peers) come in the order
+        /// in which relays sent them, and the result may be another text.
+        #[serde(skip)]
+        in_order: bool,
+    },
+    /// In escrow: the result is on record, and the provider is told the preimage that claims the money.
+    Released {
+        /// The purchase.
+        purchase_id: PurchaseId,
+        /// The payment.
+        payment_hash: PaymentHash,
     },
     /// The end: delivered.
     Result(Receipt),
@@ -81,6 +105,7 @@ pub enum PurchaseEvent {
 
 /// A provider, and whether it suits.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct ProviderSeen {
     /// Its key.
     pub provider: String,
@@ -100,10 +125,13 @@ pub struct ProviderSeen {
     pub matches: bool,
     /// Why not: a stable word.
     pub reason: Option<String>,
+    /// What our own purchases say of it.
+    pub record: Summary,
 }
 
 /// What a delivered purchase came to.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Receipt {
     /// The purchase.
     pub purchase_id: PurchaseId,
@@ -119,11 +147,12 @@ pub struct Receipt {
     pub fee_msat: Msat,
     /// What left the wallet: price and fee.
     pub paid_msat: Msat,
-    /// What the ledger still holds for this purchase.
+    /// What the ledger still holds for this purchase: in an escrow, until the provider has claimed it.
     pub reserved_msat: Msat,
     /// The payment; absent where nothing was paid.
     pub payment_hash: Option<PaymentHash>,
-    /// Proof of payment, in hex, if the wallet told it.
+    /// In hex: proof of payment, if the wallet told it. In an escrow it is the buyer's own secret, which
+    /// proves nothing to anybody else.
     pub preimage: Option<String>,
     /// From intent to delivery.
     pub elapsed_ms: u64,

@@ -12,16 +12,20 @@ use tokio_util::sync::CancellationToken;
 use super::driver::{Engine, Run, look_up};
 use super::event::PurchaseEvent;
 use super::listen::{Since, listen};
-use super::state::{Happening, PayBy, Phase, State};
+use super::lock::Lock;
+use super::observed::observation;
+use super::state::{Happening, Phase, State};
 use super::watcher::Watcher;
 use crate::config;
 use crate::error::{Code, Error, Result};
-use crate::ids::PurchaseId;
-use crate::ledger::{DriveGuard, LedgerError, PurchaseRecord};
+use crate::ids::{PaymentHash, PurchaseId};
+use crate::ledger::{DriveGuard, Entry, LedgerError, PurchaseRecord};
 use crate::units::Msat;
+use crate::wallet::Wallet;
 
 /// What recovery found out about one purchase.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Recovered {
     /// The purchase.
     pub purchase_id: PurchaseId,
@@ -41,6 +45,7 @@ pub struct Recovered {
 
 /// What keeps a purchase from being settled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Trouble {
     /// The stable word.
     pub code: Code,
@@ -75,7 +80,8 @@ pub async fn recover(engine: &Engine, depth: Depth) -> Result<Vec<Recovered>> {
     let started = Instant::now();
     let open = engine.ledger.recoverable().await?;
     let due = open.into_iter().filter(|record| {
-        depth == Depth::All || record.state.status != crate::ledger::Status::Undelivered
+        let undelivered = record.state.status == crate::ledger::Status::Undelivered;
+        depth == Depth::All || !undelivered || !record.reserved().is_zero()
     });
     let recovered: Vec<Option<Recovered>> = stream::iter(due)
         .map(|record| async move {
@@ -112,7 +118,7 @@ pub async fn recover_one(
     };
     let was = record.state.label.clone();
     let id = record.id;
-    let trouble = settle_and_fetch(engine, &driving, record, depth.patience())
+    let trouble = settle_and_fetch(engine, &driving, record, depth)
         .await
         .err();
     report(engine, id, was, trouble).await.map(Some)
@@ -136,7 +142,7 @@ pub async fn resolve(engine: &Engine, id: &str, paid: bool) -> Result<Recovered>
         other => other?,
     };
     let mut state = read(&record)?;
-    if !matches!(state.phase, Phase::Paying(_) | Phase::Unknown { .. }) {
+    if !state.phase.is_undecided() {
         let message = format!(
             "purchase {} is {}, not in doubt: there is nothing to resolve",
             record.id, record.state.label
@@ -164,10 +170,12 @@ async fn settle_and_fetch(
     engine: &Engine,
     driving: &Arc<DriveGuard>,
     record: PurchaseRecord,
-    patience: Duration,
+    depth: Depth,
 ) -> Result<(), Trouble> {
+    let patience = depth.patience();
     let mut state = read(&record)?;
     let mut version = record.version;
+    let mut silence = None;
     match &state.phase {
         Phase::Requested | Phase::Quoted(_) => {
             let nobody = Watcher::new(mpsc::channel(1).0);
@@ -178,18 +186,49 @@ async fn settle_and_fetch(
         Phase::Paying(_) | Phase::Unknown { .. } => {
             version = decide_payment(engine, &mut state, version, patience).await?;
         }
+        Phase::Locked(_) | Phase::Released { .. } | Phase::Withheld { .. } => {
+            (version, silence) = look_at_lock(engine, &mut state, version, patience).await?;
+        }
         Phase::Awaiting { .. }
         | Phase::Undelivered { .. }
         | Phase::Delivered { .. }
         | Phase::Failed { .. } => {}
     }
-    if matches!(
-        state.phase,
-        Phase::Awaiting { .. } | Phase::Undelivered { .. }
-    ) {
+    let fetches = match &state.phase {
+        // Its money was looked at; whether a result came after all can wait for `recover`.
+        Phase::Withheld { .. } => depth == Depth::All,
+        Phase::Awaiting { .. }
+        | Phase::Undelivered { .. }
+        | Phase::Locked(_)
+        | Phase::Released { .. } => true,
+        _ => false,
+    };
+    if fetches {
         fetch_result(engine, driving, state, version, patience).await?;
     }
-    Ok(())
+    let record = engine
+        .ledger
+        .purchase(record.id)
+        .await
+        .map_err(Error::from)?;
+    if record.reserved().is_zero() {
+        return Ok(());
+    }
+    let phase = read(&record)?.phase;
+    Err(silence.unwrap_or_else(|| still_locked(&phase)))
+}
+
+/// The wallet has answered, and the money is neither paid nor back.
+fn still_locked(phase: &Phase) -> Trouble {
+    let message = if matches!(phase, Phase::Released { .. }) {
+        "the result is here and the provider may claim the money, but has not yet; it stays reserved"
+    } else {
+        "no result, and the money is still locked: nothing is paid, and it stays reserved until it comes back"
+    };
+    Trouble {
+        code: Code::PaymentUnknown,
+        message: message.to_owned(),
+    }
 }
 
 /// Asks the wallet that paid until it decides, for a bounded while.
@@ -199,7 +238,47 @@ async fn decide_payment(
     mut version: u64,
     patience: Duration,
 ) -> Result<u64, Trouble> {
-    let (Some(wallet), PayBy::Invoice(paid_by)) = (&engine.wallet, &state.terms.pay_by) else {
+    let (wallet, hash) = the_payment(engine, state)?;
+    let until = Instant::now() + patience;
+    let mut pause = Duration::ZERO;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let Ok(found) = timeout(left, look_up(&**wallet, hash, pause)).await else {
+            break;
+        };
+        version = apply(engine, state, version, found).await?;
+        if !matches!(state.phase, Phase::Paying(_) | Phase::Unknown { .. }) {
+            return Ok(version);
+        }
+        pause = (pause * 2).clamp(config::LOOK_UP_FIRST, config::LOOK_UP_LONGEST);
+    }
+    apply(engine, state, version, Happening::GiveUpLooking).await?;
+    Err(silence_or_doubt(&**wallet, hash).await)
+}
+
+/// Doubt, or silence? The wallet is asked once more, to say the right thing.
+async fn silence_or_doubt(wallet: &dyn Wallet, hash: PaymentHash) -> Trouble {
+    let asked = timeout(config::LOOK_UP_LONGEST, wallet.outgoing(hash)).await;
+    let (code, message) = match asked {
+        Ok(Ok(_)) => (
+            Code::PaymentUnknown,
+            "the wallet has not decided this payment yet; its money stays reserved".to_owned(),
+        ),
+        Ok(Err(error)) => (Code::Network, format!("{error}; the money stays reserved")),
+        Err(_) => (
+            Code::Network,
+            "the wallet does not answer; the money stays reserved".to_owned(),
+        ),
+    };
+    Trouble { code, message }
+}
+
+/// The wallet that paid, which alone can say what became of a payment, and the payment's hash.
+fn the_payment<'a>(
+    engine: &'a Engine,
+    state: &State,
+) -> Result<(&'a Arc<dyn Wallet>, PaymentHash), Trouble> {
+    let (Some(wallet), Some(paid_by)) = (&engine.wallet, state.terms.pay_by.wallet()) else {
         return Err(Trouble {
             code: Code::Wallet,
             message: "only the wallet that paid can say what became of the payment, and none is configured".to_owned(),
@@ -214,44 +293,39 @@ async fn decide_payment(
             ),
         });
     }
-    let Some(invoice) = state.phase.quote().and_then(|quote| quote.invoice.clone()) else {
+    let invoice = state.phase.quote().and_then(|quote| quote.invoice.as_ref());
+    let Some(invoice) = invoice else {
         return Err(Trouble {
             code: Code::Internal,
             message: "a payment without an invoice".to_owned(),
         });
     };
+    Ok((wallet, invoice.payment_hash))
+}
+
+/// Asks the wallet once how a payment into escrow stands, or again while that may decide it. A wallet that
+/// stays silent keeps nobody from fetching the result; what it says of itself comes back as trouble.
+async fn look_at_lock(
+    engine: &Engine,
+    state: &mut State,
+    mut version: u64,
+    patience: Duration,
+) -> Result<(u64, Option<Trouble>), Trouble> {
+    let (wallet, hash) = the_payment(engine, state)?;
     let until = Instant::now() + patience;
     let mut pause = Duration::ZERO;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let Ok(found) = timeout(left, look_up(&**wallet, invoice.payment_hash, pause)).await else {
-            break;
+        let Ok(found) = timeout(left, look_up(&**wallet, hash, pause)).await else {
+            return Ok((version, Some(silence_or_doubt(&**wallet, hash).await)));
         };
         version = apply(engine, state, version, found).await?;
-        if !matches!(state.phase, Phase::Paying(_) | Phase::Unknown { .. }) {
-            return Ok(version);
+        let counting = |lock: &Lock| lock.failed > 0 || lock.missing > 0;
+        if !state.phase.lock().is_some_and(counting) {
+            return Ok((version, None));
         }
         pause = (pause * 2).clamp(config::LOOK_UP_FIRST, config::LOOK_UP_LONGEST);
     }
-    apply(engine, state, version, Happening::GiveUpLooking).await?;
-    // Doubt, or silence? The wallet is asked once more, to say the right thing.
-    let asked = timeout(
-        config::LOOK_UP_LONGEST,
-        wallet.outgoing(invoice.payment_hash),
-    )
-    .await;
-    let (code, message) = match asked {
-        Ok(Ok(_)) => (
-            Code::PaymentUnknown,
-            "the wallet has not decided this payment yet; its money stays reserved".to_owned(),
-        ),
-        Ok(Err(error)) => (Code::Network, format!("{error}; the money stays reserved")),
-        Err(_) => (
-            Code::Network,
-            "the wallet does not answer; the money stays reserved".to_owned(),
-        ),
-    };
-    Err(Trouble { code, message })
 }
 
 /// Takes one step outside of a [`Run`]: decide and commit, without effects.
@@ -265,6 +339,7 @@ async fn apply(
         at: engine.clock.now(),
         elapsed_ms: state.elapsed_ms(engine.clock.now()),
     };
+    let before = state.phase.clone();
     let step = super::step::step(state, happening, now);
     if !step.save {
         return Ok(version);
@@ -280,6 +355,7 @@ async fn apply(
             // Recovery never sets money aside: none of what it feeds the machine asks for it.
             super::state::Booking::Reserve { .. } => None,
         })
+        .chain(observation(&before, state, false, None).map(Entry::Observe))
         .collect();
     Ok(engine
         .ledger
@@ -311,7 +387,10 @@ async fn fetch_result(
         .unwrap_or_else(Instant::now);
     let deadline = Instant::now() + patience;
     // Once given up, whether at the deadline or at the provider's word, it is looked for, not waited for.
-    let given_up = matches!(state.phase, Phase::Undelivered { .. }) || state.terms.deadline <= now;
+    let given_up = matches!(
+        state.phase,
+        Phase::Undelivered { .. } | Phase::Withheld { .. }
+    ) || state.terms.deadline <= now;
     let watcher = Watcher::new(tell);
     let driving = Arc::clone(driving);
     let run = Run::new(engine, driving, state, version, &watcher, started, deadline)
@@ -330,7 +409,7 @@ async fn fetch_result(
     };
     match outcome {
         Ok(_) => Ok(()),
-        // Paid, and still no result: that is what the record says now, and no trouble of recovery's.
+        // Paid or locked, and still no result: that is what the record says now, and no trouble of recovery's.
         Err(error) if error.code() == Code::Undelivered => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -346,17 +425,14 @@ async fn report(
     // A state that can't be read is trouble of this purchase, not of the others: the money is known.
     let paid = record.reservation.as_ref().and_then(|money| money.spent);
     let reserved = record.reserved();
-    let text = match read(&record).map(|state| state.phase) {
-        Ok(Phase::Delivered { text, .. }) => Some(text),
-        _ => None,
-    };
+    let receipt = read(&record).ok().and_then(|state| state.receipt());
     Ok(Recovered {
         purchase_id: id,
         was,
         state: record.state.label,
         paid_msat: paid.unwrap_or(Msat::ZERO),
         reserved_msat: reserved,
-        text,
+        text: receipt.map(|receipt| receipt.text),
         trouble,
     })
 }

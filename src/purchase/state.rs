@@ -1,10 +1,13 @@
 //! The persisted state of a purchase, what may happen to it, and what it may ask for.
 
+use std::time::Duration;
+
 use nostr::{Event as NostrEvent, EventId, PublicKey};
 use serde::{Deserialize, Serialize};
 
 use super::assembly::Assembly;
 use super::event::{PurchaseEvent, Receipt};
+use super::lock::{Lock, Word};
 use crate::error::Code;
 use crate::ids::{JobId, PaymentHash, Preimage, PurchaseId, WalletId};
 use crate::ledger::{Entry, Refusal, SeenBalance, StateRow, Status};
@@ -13,16 +16,55 @@ use crate::units::{Msat, Network, UnixSecs};
 use crate::wallet::{Outgoing, PayOutcome};
 
 /// The version of the JSON below. A ledger with a later one was written by a later program.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
-/// How a purchase is paid for. Escrow kinds take their place here.
+/// The version of a purchase without escrow, which programs from before there was one can read.
+const WITHOUT_ESCROW: u32 = 1;
+
+/// How a purchase is paid for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PayBy {
     /// By this wallet, when the provider's BOLT11 invoice has passed the checks.
     Invoice(WalletId),
+    /// Into escrow: by a hold invoice on the hash of a preimage of ours, which the provider is told once it
+    /// has delivered.
+    Escrow {
+        /// The wallet that locks the money.
+        wallet: WalletId,
+        /// 32 random bytes. Durable before their hash leaves the process, and theirs alone: without them
+        /// nobody can claim the payment.
+        #[serde(with = "preimage_text::one")]
+        preimage: Preimage,
+    },
     /// Not at all: the original tool's test mode, on regtest only.
     Nothing,
+}
+
+impl PayBy {
+    /// The wallet that pays, and that alone can say what became of a payment.
+    #[must_use]
+    pub const fn wallet(&self) -> Option<&WalletId> {
+        match self {
+            Self::Invoice(wallet) | Self::Escrow { wallet, .. } => Some(wallet),
+            Self::Nothing => None,
+        }
+    }
+
+    /// The secret of an escrow.
+    #[must_use]
+    pub const fn preimage(&self) -> Option<Preimage> {
+        match self {
+            Self::Escrow { preimage, .. } => Some(*preimage),
+            Self::Invoice(_) | Self::Nothing => None,
+        }
+    }
+
+    /// Whether the money is locked first and paid after delivery.
+    #[must_use]
+    pub const fn is_escrow(&self) -> bool {
+        matches!(self, Self::Escrow { .. })
+    }
 }
 
 /// What was asked, of whom, and on what terms. Fixed before the request leaves the process.
@@ -50,6 +92,9 @@ pub struct Terms {
     pub max_fee: Option<Msat>,
     /// The longest that the payee may keep the payment unclaimed, in seconds.
     pub max_hold_secs: u64,
+    /// Whether what we say is sealed to the provider (NIP-44).
+    #[serde(default)]
+    pub sealed: bool,
     /// What the caller's idempotency key stands for, if it gave one.
     pub fingerprint: Option<String>,
     /// When it began.
@@ -86,6 +131,9 @@ pub struct QuotedInvoice {
     pub payment_hash: PaymentHash,
     /// When it can no longer be paid.
     pub expires_at: UnixSecs,
+    /// How long the payee may keep the payment unclaimed, in seconds; the delay of the route comes on top.
+    #[serde(default)]
+    pub hold_secs: u64,
 }
 
 /// A payment that the wallet says arrived (or, where nothing is paid, was not needed).
@@ -95,12 +143,22 @@ pub struct Settled {
     pub price: Msat,
     /// What routing cost.
     pub fee: Msat,
-    /// Proof of payment, if the wallet told it.
+    /// Proof of payment, if the wallet told it. In an escrow the buyer made it: proof of nothing.
     #[serde(with = "preimage_text")]
     pub preimage: Option<Preimage>,
 }
 
 impl Settled {
+    /// Nothing was paid.
+    #[must_use]
+    pub const fn nothing(preimage: Option<Preimage>) -> Self {
+        Self {
+            price: Msat::ZERO,
+            fee: Msat::ZERO,
+            preimage,
+        }
+    }
+
     /// What left the wallet.
     #[must_use]
     pub const fn paid(&self) -> Msat {
@@ -154,7 +212,30 @@ pub enum Phase {
         /// What was paid.
         settled: Settled,
     },
-    /// Over: paid and delivered.
+    /// In escrow: the wallet was, or is about to be, told to lock the money; the result is awaited.
+    Locked(Lock),
+    /// In escrow: the result is here and the provider may have the preimage; the wallet has not said yet
+    /// that the payment is settled.
+    Released {
+        /// The payment.
+        lock: Lock,
+        /// The result.
+        text: String,
+        /// How long it took.
+        elapsed_ms: u64,
+    },
+    /// In escrow: no result, so the preimage is kept. One that comes late is still taken, as long as the
+    /// money has not come back.
+    Withheld {
+        /// The payment.
+        lock: Lock,
+        /// Why there is no result.
+        reason: String,
+        /// Whether the provider took back its own signed word on the text: then no other word of it is taken.
+        #[serde(default)]
+        spoiled: bool,
+    },
+    /// Over: the result is here, and what it cost is certain.
     Delivered {
         /// What the provider asked.
         price: Msat,
@@ -221,7 +302,11 @@ impl State {
     #[must_use]
     pub fn new(terms: Terms) -> Self {
         Self {
-            v: VERSION,
+            v: if terms.pay_by.is_escrow() {
+                VERSION
+            } else {
+                WITHOUT_ESCROW
+            },
             terms,
             phase: Phase::Requested,
             answer: None,
@@ -275,8 +360,13 @@ impl Phase {
             Self::Paying(_) => "paying",
             Self::Unknown { .. } => "payment_unknown",
             Self::Awaiting { .. } => "paid",
+            Self::Locked(lock) => match lock.word {
+                Word::Unknown(_) => "payment_unknown",
+                Word::Told | Word::InFlight => "locked",
+            },
+            Self::Released { .. } => "released",
             Self::Delivered { .. } => "delivered",
-            Self::Undelivered { .. } => "undelivered",
+            Self::Undelivered { .. } | Self::Withheld { .. } => "undelivered",
             Self::Failed { .. } => "failed",
         }
     }
@@ -289,9 +379,11 @@ impl Phase {
             | Self::Quoted(_)
             | Self::Paying(_)
             | Self::Unknown { .. }
-            | Self::Awaiting { .. } => Status::Open,
+            | Self::Awaiting { .. }
+            | Self::Locked(_)
+            | Self::Released { .. } => Status::Open,
             Self::Delivered { .. } => Status::Delivered,
-            Self::Undelivered { .. } => Status::Undelivered,
+            Self::Undelivered { .. } | Self::Withheld { .. } => Status::Undelivered,
             Self::Failed { .. } => Status::Failed,
         }
     }
@@ -305,6 +397,9 @@ impl Phase {
             | Self::Unknown { quote, .. }
             | Self::Awaiting { quote, .. }
             | Self::Undelivered { quote, .. } => Some(quote),
+            Self::Locked(lock) | Self::Released { lock, .. } | Self::Withheld { lock, .. } => {
+                Some(&lock.quote)
+            }
             Self::Requested | Self::Delivered { .. } | Self::Failed { .. } => None,
         }
     }
@@ -326,6 +421,59 @@ impl Phase {
     #[must_use]
     pub fn paid(&self) -> Msat {
         self.settled().map_or(Msat::ZERO, Settled::paid)
+    }
+
+    /// The payment of an escrow, until its wallet has decided it.
+    #[must_use]
+    pub const fn lock(&self) -> Option<&Lock> {
+        match self {
+            Self::Locked(lock) | Self::Released { lock, .. } | Self::Withheld { lock, .. } => {
+                Some(lock)
+            }
+            _ => None,
+        }
+    }
+
+    /// The same, to be changed.
+    #[must_use]
+    pub const fn lock_mut(&mut self) -> Option<&mut Lock> {
+        match self {
+            Self::Locked(lock) | Self::Released { lock, .. } | Self::Withheld { lock, .. } => {
+                Some(lock)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a payment was begun that its wallet has not decided: money is set aside for it.
+    #[must_use]
+    pub const fn is_undecided(&self) -> bool {
+        matches!(self, Self::Paying(_) | Self::Unknown { .. }) || self.lock().is_some()
+    }
+
+    /// Whether a result may still be taken: once the provider could know that it is paid or that the money
+    /// is locked, until it is delivered.
+    #[must_use]
+    pub const fn takes_results(&self) -> bool {
+        matches!(
+            self,
+            Self::Paying(_)
+                | Self::Unknown { .. }
+                | Self::Awaiting { .. }
+                | Self::Undelivered { .. }
+                | Self::Locked(_)
+                | Self::Withheld { spoiled: false, .. }
+        )
+    }
+
+    /// Whether the wallet could not say what became of a payment, and nothing else goes on.
+    #[must_use]
+    pub const fn is_in_doubt(&self) -> bool {
+        match self {
+            Self::Unknown { .. } => true,
+            Self::Locked(lock) => matches!(lock.word, Word::Unknown(_)),
+            _ => false,
+        }
     }
 }
 
@@ -372,6 +520,8 @@ pub enum Happening {
     GiveUpLooking,
     /// The stream was over a while ago, and no whole text followed.
     NoWholeText,
+    /// The provider was told something a while ago that it may have missed.
+    SayAgain,
     /// The buyer's patience is over.
     Deadline,
     /// The owner stopped it.
@@ -396,6 +546,11 @@ pub enum Effect {
     Pay,
     /// Ask the wallet what became of the payment, again and again until it is decided.
     LookUp,
+    /// The same while the order to pay is with the wallet, which may answer no earlier than the lock ends:
+    /// begin in a moment.
+    WatchOrder,
+    /// Come back with [`Happening::GiveUpLooking`] after this long.
+    WaitForWallet(Duration),
     /// Come back with [`Happening::NoWholeText`] in a while.
     AwaitWholeText,
     /// Tell the buyer how it stands: done, or left to recovery.
@@ -451,18 +606,27 @@ pub enum Booking {
 }
 
 impl State {
-    /// The receipt of a delivered purchase; `None` before.
+    /// The receipt of a delivered purchase; `None` before. In an escrow whose payment is not settled yet it
+    /// says what is paid so far: nothing. What is still set aside is the ledger's to add.
     #[must_use]
     pub fn receipt(&self) -> Option<Receipt> {
-        let Phase::Delivered {
-            price,
-            settled,
-            payment_hash,
-            text,
-            elapsed_ms,
-        } = &self.phase
-        else {
-            return None;
+        let (price, settled, payment_hash, text, elapsed_ms) = match &self.phase {
+            Phase::Delivered {
+                price,
+                settled,
+                payment_hash,
+                text,
+                elapsed_ms,
+            } => (price, settled.clone(), *payment_hash, text, elapsed_ms),
+            Phase::Released {
+                lock,
+                text,
+                elapsed_ms,
+            } => {
+                let unpaid = Settled::nothing(self.terms.pay_by.preimage());
+                (&lock.quote.amount, unpaid, lock.hash(), text, elapsed_ms)
+            }
+            _ => return None,
         };
         Some(Receipt {
             purchase_id: self.terms.id,
@@ -473,7 +637,7 @@ impl State {
             fee_msat: settled.fee,
             paid_msat: settled.paid(),
             reserved_msat: Msat::ZERO,
-            payment_hash: *payment_hash,
+            payment_hash,
             preimage: settled.preimage.map(|preimage| preimage.reveal()),
             elapsed_ms: *elapsed_ms,
         })
@@ -499,5 +663,24 @@ mod preimage_text {
         Option::<String>::deserialize(from)?
             .map(|text| text.parse().map_err(serde::de::Error::custom))
             .transpose()
+    }
+
+    /// One that is there.
+    pub(super) mod one {
+        use super::{Deserialize as _, Deserializer, Preimage, Serialize as _, Serializer};
+
+        pub(in super::super) fn serialize<S: Serializer>(
+            of: &Preimage,
+            to: S,
+        ) -> Result<S::Ok, S::Error> {
+            of.reveal().serialize(to)
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Preimage, D::Error> {
+            let text = String::deserialize(from)?;
+            text.parse().map_err(serde::de::Error::custom)
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! ([`crate::wallet::invoice`], [`crate::ledger::budget`]).
 
 mod ending;
+mod escrow;
 mod money;
 mod provider;
 #[cfg(test)]
@@ -50,11 +51,19 @@ pub fn step(state: &mut State, happening: Happening, now: Now) -> Step {
         } => looked_up(state, found, authoritative, now),
         Happening::GiveUpLooking => give_up_looking(state),
         Happening::NoWholeText => no_whole_text(state, now),
+        Happening::SayAgain => said_again(state),
         Happening::Deadline => deadline(state, now),
         Happening::Interrupted => interrupted(state),
         Happening::Resumed => resumed(state),
         Happening::Resolved { paid } => resolved(state, paid, now),
     }
+}
+
+/// The provider has not claimed the money: perhaps it missed what it was told.
+fn said_again(state: &State) -> Step {
+    let mut step = Step::unsaved();
+    step.effects.extend(escrow::preimage_release(state));
+    step
 }
 
 impl Step {

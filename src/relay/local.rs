@@ -25,6 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, create_response, write_response};
+use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_util::sync::CancellationToken;
 
 use self::limit::Limited;
@@ -51,8 +52,9 @@ const NOTES_PER_MINUTE: u32 = 1_000_000;
 /// Live subscriptions of one connection.
 const MOST_SUBSCRIPTIONS: usize = 500;
 
-/// Characters of a subscription id, as NIP-01 has it.
-const MOST_SUBSCRIPTION_ID: usize = 64;
+/// Characters of a subscription id. NIP-01 has 64; a deployed provider puts its key and a UUID into one,
+/// which comes to 114, and would never know why nobody asks it for anything.
+const MOST_SUBSCRIPTION_ID: usize = 128;
 
 /// Stored events that one request gets, whatever it asks for.
 const MOST_PER_REQUEST: usize = 5_000;
@@ -252,7 +254,11 @@ async fn upgrade(stream: TcpStream) -> io::Result<Option<Limited<QuickTcp>>> {
         .await?;
         return Ok(None);
     };
-    if let Ok(response) = create_response(&request) {
+    if let Ok(mut response) = create_response(&request) {
+        // As other servers do, so that a client can tell whether its clock is right.
+        if let Some(date) = http_date() {
+            response.headers_mut().insert("date", date);
+        }
         let mut head = Vec::new();
         write_response(&mut head, &response).map_err(io::Error::other)?;
         stream.write_all(&head).await?;
@@ -270,6 +276,14 @@ async fn upgrade(stream: TcpStream) -> io::Result<Option<Limited<QuickTcp>>> {
         answer(&mut stream, "200 OK", "text/plain", text).await?;
     }
     Ok(None)
+}
+
+/// Now, as HTTP writes it (RFC 9110).
+fn http_date() -> Option<HeaderValue> {
+    let now = i64::try_from(Clock::system().now().get()).ok()?;
+    let now = jiff::Timestamp::from_second(now).ok()?;
+    let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&now);
+    HeaderValue::from_str(&date.ok()?).ok()
 }
 
 /// Reads until the empty line; `None` if what came is no GET request of a client that waits for the

@@ -6,6 +6,7 @@
 
 pub mod local;
 pub mod pool;
+pub mod probe;
 pub mod seal;
 pub mod transport;
 
@@ -55,6 +56,7 @@ pub struct Published {
 
 /// Why the relays could not be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RelayError {
     /// No relay is configured, or none of the addresses is one.
     #[error("no relay to talk to: {0}")]

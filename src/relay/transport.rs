@@ -9,6 +9,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,8 +24,11 @@ use nostr_relay_pool::transport::websocket::{WebSocketSink, WebSocketStream, Web
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message as Frame;
+use tokio_tungstenite::tungstenite::handshake::client::Response;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{MaybeTlsStream, client_async_tls_with_config};
+
+use crate::clock::Clock;
 
 /// Bytes of the largest message that is read at all. Past it the socket is given up, because nothing
 /// after the excess can be told apart any more. Well above [`MAX_EVENT_TEXT`](super::pool::MAX_EVENT_TEXT),
@@ -143,28 +147,82 @@ impl WebSocketTransport for QuickTransport {
         timeout: Duration,
     ) -> BoxedFuture<'a, Result<(WebSocketSink, WebSocketStream), TransportError>> {
         Box::pin(async move {
-            let connected = tokio::time::timeout(timeout, open(url)).await;
-            let late = |_| TransportError::backend(io::Error::from(io::ErrorKind::TimedOut));
-            let socket = connected.map_err(late)?.map_err(TransportError::backend)?;
-            let (sink, stream) = socket.split();
-            let sink: WebSocketSink = Box::new(FrameSink(sink));
-            let stream: WebSocketStream =
-                Box::pin(stream.map_ok(message_of).map_err(TransportError::backend));
+            let (sink, stream, _) = connect(url, timeout).await?;
             Ok((sink, stream))
         })
     }
+}
+
+/// The same, and it notes what time the server says it is: HTTP's `Date` in the answer to the upgrade
+/// (RFC 9110), which most servers send.
+#[derive(Debug)]
+pub(super) struct DatedTransport {
+    clock: Clock,
+    ahead: Mutex<Option<i64>>,
+}
+
+impl DatedTransport {
+    pub(super) const fn new(clock: Clock) -> Self {
+        let ahead = Mutex::new(None);
+        Self { clock, ahead }
+    }
+
+    /// How many seconds the server's clock is ahead of ours; negative if it is behind.
+    pub(super) fn ahead(&self) -> Option<i64> {
+        *self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl WebSocketTransport for DatedTransport {
+    fn support_ping(&self) -> bool {
+        true
+    }
+
+    fn connect<'a>(
+        &'a self,
+        url: &'a Url,
+        _mode: &'a ConnectionMode,
+        timeout: Duration,
+    ) -> BoxedFuture<'a, Result<(WebSocketSink, WebSocketStream), TransportError>> {
+        Box::pin(async move {
+            let (sink, stream, date) = connect(url, timeout).await?;
+            let ours = i64::try_from(self.clock.now().get()).unwrap_or(i64::MAX);
+            let ahead = date.map(|date| date.saturating_sub(ours));
+            *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = ahead;
+            Ok((sink, stream))
+        })
+    }
+}
+
+/// A connection's two halves, and what the server's clock said.
+async fn connect(
+    url: &Url,
+    timeout: Duration,
+) -> Result<(WebSocketSink, WebSocketStream, Option<i64>), TransportError> {
+    let connected = tokio::time::timeout(timeout, open(url)).await;
+    let late = |_| TransportError::backend(io::Error::from(io::ErrorKind::TimedOut));
+    let (socket, answer) = connected.map_err(late)?.map_err(TransportError::backend)?;
+    let date = answer.headers().get("date").and_then(|date| {
+        let date = date.to_str().ok()?;
+        let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date);
+        Some(date.ok()?.as_second())
+    });
+    let (sink, stream) = socket.split();
+    let sink: WebSocketSink = Box::new(FrameSink(sink));
+    let stream: WebSocketStream =
+        Box::pin(stream.map_ok(message_of).map_err(TransportError::backend));
+    Ok((sink, stream, date))
 }
 
 type Socket = tokio_tungstenite::WebSocketStream<MaybeTlsStream<QuickTcp>>;
 type SocketError = tokio_tungstenite::tungstenite::Error;
 
 /// Looks the host up, connects, does TLS where the address says so, and upgrades.
-async fn open(url: &Url) -> Result<Socket, SocketError> {
+async fn open(url: &Url) -> Result<(Socket, Response), SocketError> {
     let addresses = resolve(url).await?;
     let stream = QuickTcp::new(first_to_connect(addresses).await?)?;
     let upgrade = client_async_tls_with_config(url.as_str(), stream, Some(socket_limits()), None);
-    let (socket, _) = Box::pin(upgrade).await?;
-    Ok(socket)
+    Box::pin(upgrade).await
 }
 
 async fn resolve(url: &Url) -> io::Result<Vec<SocketAddr>> {

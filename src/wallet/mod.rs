@@ -27,7 +27,20 @@ use crate::ids::{PaymentHash, Preimage, PurchaseId, WalletId};
 use crate::units::{Msat, Network, UnixSecs};
 
 /// What a backend can promise. A caller chooses by these and says clearly what is missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// The default promises nothing. Say what is true, and leave the rest to the default, so that a promise
+/// that is added later is not made by accident:
+///
+/// ```
+/// use agent_compute::wallet::Capabilities;
+///
+/// let capabilities = Capabilities {
+///     hold_invoices: true,
+///     ..Capabilities::default()
+/// };
+/// assert!(!capabilities.authoritative_lookup);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
     /// Play money: never counts against real limits, and says so wherever a person could mistake it.
     pub play_money: bool,
@@ -162,6 +175,7 @@ pub enum Outgoing {
 
 /// Why a wallet could not answer. Nothing was paid by the call that returns one of these.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum WalletError {
     /// It can't be reached, or did not answer in time.
     #[error("the wallet can't be reached: {0}")]

@@ -12,7 +12,7 @@ use source::Source;
 /// The modules of the library by level. A module imports what is on lower levels, and nothing beside or
 /// above it.
 const LEVELS: [&[&str]; 6] = [
-    &["units", "ids", "clock", "error", "secret"],
+    &["units", "ids", "clock", "error", "secret", "look"],
     &["identity", "protocol", "config"],
     &["wallet", "relay", "ledger"],
     &["purchase", "discovery", "market"],
@@ -78,6 +78,8 @@ const ONLY: &[(&str, &[&str], &str)] = &[
     (
         "rusqlite",
         &[
+            // Opens files for reading; knows no table.
+            "look",
             "ledger::store",
             "ledger::schema",
             // Holds the connection for the store; says no SQL.

@@ -261,7 +261,7 @@ async fn what_was_found_is_ranked_and_what_was_not_taken_is_explained() {
     let found = find(&urls, &listings(), all).await.unwrap();
     let mut policy = Policy::new(Keys::generate().public_key(), 500);
     policy.network = Some(Network::Regtest);
-    let choice = market::choose(found.offers.clone(), &policy, now);
+    let choice = market::choose(found.offers.clone(), &policy, &market::History::new(), now);
     let ranked: Vec<&str> = choice
         .ranked
         .iter()
@@ -270,7 +270,7 @@ async fn what_was_found_is_ranked_and_what_was_not_taken_is_explained() {
     assert_eq!(ranked, ["asks 10000", "asks 20000"]);
 
     policy.max_price = Some(Msat::new(5_000));
-    let choice = market::choose(found.offers, &policy, now);
+    let choice = market::choose(found.offers, &policy, &market::History::new(), now);
     let expected = "3 providers found, none matches: \
                     2 too expensive (cheapest asks 10 sats, --max-price is 5 sats), \
                     1 not on regtest (mainnet)";

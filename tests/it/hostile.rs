@@ -9,4 +9,6 @@ mod delivery;
 mod floods;
 mod invoices;
 mod listings;
+mod records;
+mod seals;
 mod stage;

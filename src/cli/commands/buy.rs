@@ -58,7 +58,9 @@ fn request(purchase: &PurchaseSettings) -> PurchaseRequest {
         max_fee: purchase.max_fee,
         tick: purchase.tick.clone(),
         idempotency_key: purchase.idempotency_key.clone(),
+        escrow: purchase.htlc,
         timeout: purchase.timeout,
+        plaintext: purchase.plaintext,
         ..find(&purchase.find, &purchase.prompt)
     }
 }

@@ -8,10 +8,11 @@ use nostr::Keys;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::cli::ask::Owner;
 use crate::cli::customer::DemoArgs;
 use crate::cli::output::Output;
 use crate::cli::prompt::read_prompt;
-use crate::cli::settings::{SimChoice, WalletChoice};
+use crate::cli::settings::{SimChoice, WalletChoice, off_the_runtime};
 use crate::cli::signals;
 use crate::cli::wallets::open_sim;
 use crate::cli::watch::{short, summary, waiting_for, watch};
@@ -26,6 +27,7 @@ use crate::provider::{self, ChannelChoice, Parts, ProviderConfig, ProviderEvent,
 use crate::relay::RelaySession as _;
 use crate::relay::local::EmbeddedRelay;
 use crate::relay::pool::{PoolOptions, RelayPoolSession};
+use crate::secret::Environment;
 use crate::units::Network;
 use crate::wallet::Wallet as _;
 
@@ -35,6 +37,11 @@ use crate::wallet::Wallet as _;
 /// If a part of it can't be set up, or the purchase fails.
 pub async fn run(home: Option<PathBuf>, args: DemoArgs, out: &Output) -> Result<()> {
     let prompt = read_prompt(&args.prompt)?;
+    // Keys that stay are encrypted as ever; those of a temporary folder go with it.
+    let keys = match &home {
+        Some(_) => Environment::of_process(),
+        None => Environment::of([]),
+    };
     let place = Place::new(home)?;
     let home = Home::at(place.folder());
     out.note("A compute market on this machine. All money in it is play money.");
@@ -45,6 +52,7 @@ pub async fn run(home: Option<PathBuf>, args: DemoArgs, out: &Output) -> Result<
     let bank = home.sim_bank_file();
     let market = Market {
         home,
+        keys,
         relay: relay.url(),
         sim: SimChoice {
             bank,
@@ -54,7 +62,7 @@ pub async fn run(home: Option<PathBuf>, args: DemoArgs, out: &Output) -> Result<
         },
     };
     let seller = market.open_for_business(args.stream, out).await?;
-    let bought = market.buy(&prompt, out).await;
+    let bought = market.buy(&prompt, args.htlc, out).await;
     seller.close().await;
     relay.shutdown().await;
     bought
@@ -62,6 +70,8 @@ pub async fn run(home: Option<PathBuf>, args: DemoArgs, out: &Output) -> Result<
 
 struct Market {
     home: Home,
+    /// Where the password of the keys is.
+    keys: Environment,
     relay: nostr::RelayUrl,
     sim: SimChoice,
 }
@@ -80,14 +90,20 @@ impl Seller {
 }
 
 impl Market {
-    fn identity(&self, role: Role) -> Result<Identity> {
+    async fn identity(&self, role: Role) -> Result<Identity> {
         self.home.make_folder(role)?;
-        Ok(keystore::open_or_create(&self.home.identity_file(role))?.0)
+        let file = self.home.identity_file(role);
+        let keys = self.keys.clone();
+        off_the_runtime(move || {
+            let mut owner = Owner::new(keys.clone());
+            Ok(keystore::open_or_create_with(&file, &keys, &mut owner)?.0)
+        })
+        .await
     }
 
     /// Starts the provider and waits until customers can find it.
     async fn open_for_business(&self, stream: bool, out: &Output) -> Result<Seller> {
-        let identity = self.identity(Role::Provider)?;
+        let identity = self.identity(Role::Provider).await?;
         let wallet = open_sim(&self.sim, &identity).await?;
         let relays =
             RelayPoolSession::connect(std::slice::from_ref(&self.relay), PoolOptions::default())
@@ -149,8 +165,8 @@ impl Market {
     }
 
     /// Buys one job, as any customer would.
-    async fn buy(&self, prompt: &str, out: &Output) -> Result<()> {
-        let identity = self.identity(Role::Customer)?;
+    async fn buy(&self, prompt: &str, escrow: bool, out: &Output) -> Result<()> {
+        let identity = self.identity(Role::Customer).await?;
         let key = identity.public_key().to_hex();
         let wallet = open_sim(&self.sim, &identity).await?;
         let balance = wallet.balance().await.map_err(crate::cli::wallets::told)?;
@@ -166,7 +182,10 @@ impl Market {
             .wallet(Arc::new(wallet))
             .build()
             .await?;
-        let request = PurchaseRequest::new(prompt);
+        let request = PurchaseRequest {
+            escrow,
+            ..PurchaseRequest::new(prompt)
+        };
         let mut signals = signals::Stop::new()?;
         let show = |event: &PurchaseEvent| {
             if let Some(step) = step(event) {
@@ -199,6 +218,12 @@ fn step(event: &PurchaseEvent) -> Option<String> {
         }
         PurchaseEvent::Paying { payment_hash, .. } => {
             format!("paying     {}", short(&payment_hash.to_string()))
+        }
+        PurchaseEvent::Locked { amount_msat, .. } => {
+            format!("locked     {amount_msat} until the result is here")
+        }
+        PurchaseEvent::Released { .. } => {
+            "released   the preimage: the result is on record".to_owned()
         }
         PurchaseEvent::Paid {
             price_msat,

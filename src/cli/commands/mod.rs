@@ -4,6 +4,8 @@ pub mod budget;
 pub mod buy;
 pub mod completions;
 pub mod demo;
+pub mod doctor;
+pub mod earnings;
 pub mod history;
 pub mod identity;
 pub mod jobs;

@@ -8,6 +8,7 @@ use crate::config::Role;
 use crate::error::{Code, Error, Result};
 use crate::ids::{JobId, PaymentHash, PurchaseId};
 use crate::ledger::{HistoryQuery, Ledger, PurchaseRecord, Scope};
+use crate::purchase::lock::Word;
 use crate::purchase::state::{Phase, State};
 use crate::units::{Msat, Network, UnixSecs};
 
@@ -75,7 +76,13 @@ pub(super) fn read(record: &PurchaseRecord) -> Result<State> {
 /// Why a purchase ended as it did, in words.
 pub(super) fn reason(phase: &Phase) -> Option<&str> {
     match phase {
-        Phase::Unknown { reason, .. } | Phase::Undelivered { reason, .. } => Some(reason),
+        Phase::Unknown { reason, .. }
+        | Phase::Undelivered { reason, .. }
+        | Phase::Withheld { reason, .. } => Some(reason),
+        Phase::Locked(lock) => match &lock.word {
+            Word::Unknown(reason) => Some(reason),
+            Word::Told | Word::InFlight => None,
+        },
         Phase::Failed { message, .. } => Some(message),
         _ => None,
     }

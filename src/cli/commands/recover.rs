@@ -5,6 +5,7 @@ use crate::cli::output::Output;
 use crate::cli::settings::{Settings, WalletChoice};
 use crate::cli::signals;
 use crate::cli::text::entry;
+use crate::cli::wallets::refuse_new_bank;
 use crate::cli::watch::{client_builder, open_looker, short};
 use crate::client::Recovered;
 use crate::error::{Code, Error, Result};
@@ -29,6 +30,9 @@ pub async fn run(
         client.close().await;
         vec![resolved?]
     } else {
+        if let WalletChoice::Sim(sim) = &settings.wallet {
+            refuse_new_bank(&settings, sim).await?;
+        }
         let client = match settings.wallet {
             WalletChoice::Unset => open_looker(&settings, out).await?,
             _ => match client_builder(&settings, out).await {

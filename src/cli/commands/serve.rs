@@ -1,7 +1,5 @@
 //! `agent-provider (--create-channel | --channel ID)`: sells until told to stop.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -13,7 +11,6 @@ use crate::clock::Clock;
 use crate::config::Role;
 use crate::error::{Code, Error, Result};
 use crate::protocol::Price;
-use crate::provider::backend::Echo;
 use crate::provider::store::JobStore;
 use crate::provider::{self, ChannelChoice, Parts, ProviderConfig, ProviderEvent, Shutdown};
 use crate::relay::RelaySession as _;
@@ -34,13 +31,15 @@ struct Line<'a> {
 /// # Errors
 /// If something it needs can't be opened, or no relay can be reached at the start.
 pub async fn run(settings: Settings, sale: SaleSettings, out: &Output) -> Result<()> {
-    // Listened for first: whoever reads READY may send a signal right away.
-    let mut signals = signals::Stop::new()?;
     if settings.wallet == WalletChoice::Without {
         out.note("--no-wallet: works for everybody who says to have paid; regtest only");
     }
     settings.home.make_folder(Role::Provider)?;
-    let (identity, _) = settings.open_identity(|note| out.note(note))?;
+    let (identity, _) = settings.open_identity(|note| out.note(note)).await?;
+    // Listened for before READY, whose reader may send a signal right away, and after the question for a
+    // password.
+    let mut signals = signals::Stop::new()?;
+    let backend = sale.backend.open(|note| out.note(note)).await?;
     let wallet = open_wallet(&settings, &identity).await?;
     if let WalletChoice::Sim(sim) = &settings.wallet {
         out.note(&format!("paid in play money of {}", sim.bank.display()));
@@ -54,7 +53,7 @@ pub async fn run(settings: Settings, sale: SaleSettings, out: &Output) -> Result
         identity,
         relays: relays.clone(),
         wallet,
-        backend: Arc::new(Echo),
+        backend,
         store: JobStore::open(&settings.home.jobs_file())?,
         clock: Clock::system(),
     };

@@ -9,13 +9,14 @@ use crate::cli::settings::Settings;
 use crate::cli::text::entry as as_entry;
 use crate::error::{Code, Error, Result};
 use crate::ledger::LogLine;
-use crate::purchase::state::Phase;
 
 #[derive(Serialize)]
 struct Shown {
     #[serde(flatten)]
     entry: Entry,
     reason: Option<String>,
+    /// Whether the money was locked first: then the preimage is the buyer's own.
+    escrow: bool,
     bolt11: Option<String>,
     preimage: Option<String>,
     text: Option<String>,
@@ -34,19 +35,20 @@ pub async fn run(settings: Settings, purchase: &str, out: &Output) -> Result<()>
     let record = ledger.find(purchase).await?;
     let state = read(&record)?;
     let invoice = state.phase.quote().and_then(|quote| quote.invoice.clone());
+    // In an escrow that is not settled yet, too: what was let go is no secret any more.
+    let receipt = state.receipt();
     let shown = Shown {
         entry: Entry::of(&record)?,
         reason: reason(&state.phase).map(str::to_owned),
+        escrow: state.terms.pay_by.is_escrow(),
         bolt11: invoice.map(|invoice| invoice.bolt11),
         preimage: state
             .phase
             .settled()
             .and_then(|settled| settled.preimage)
-            .map(|preimage| preimage.reveal()),
-        text: match &state.phase {
-            Phase::Delivered { text, .. } => Some(text.clone()),
-            _ => None,
-        },
+            .map(|preimage| preimage.reveal())
+            .or_else(|| receipt.as_ref()?.preimage.clone()),
+        text: receipt.map(|receipt| receipt.text),
         log: ledger.log(record.id).await?,
     };
     out.object(&shown);
@@ -78,7 +80,12 @@ fn print(shown: &Shown, out: &Output) {
         out.line(&format!("hash      {hash}"));
     }
     if let Some(preimage) = &shown.preimage {
-        out.line(&format!("preimage  {preimage}"));
+        let whose = if shown.escrow {
+            " (made by the buyer for the escrow: no proof of payment)"
+        } else {
+            ""
+        };
+        out.line(&format!("preimage  {preimage}{whose}"));
     }
     if let Some(reason) = &shown.reason {
         out.line(&as_entry(&format!("reason    {reason}")));

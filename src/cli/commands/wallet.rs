@@ -4,8 +4,9 @@ use serde::Serialize;
 
 use crate::cli::args::WalletCommand;
 use crate::cli::output::Output;
+use crate::cli::qr;
 use crate::cli::settings::{Settings, WalletChoice};
-use crate::cli::wallets::{open_sim, open_wallet, told};
+use crate::cli::wallets::{open_sim, open_wallet, refuse_new_bank, told};
 use crate::error::{Code, Error, Result};
 use crate::ids::PaymentHash;
 use crate::units::{Msat, Network};
@@ -54,14 +55,17 @@ pub async fn run(settings: Settings, command: WalletCommand, out: &Output) -> Re
         let nobody = crate::identity::Identity::from_keys(nostr::Keys::generate());
         open_wallet(&settings, &nobody).await?;
     }
-    let (identity, _) = settings.open_identity(|made| out.note(made))?;
+    let (identity, _) = settings.open_identity(|made| out.note(made)).await?;
     let wallet = match &settings.wallet {
-        WalletChoice::Sim(sim) => open_sim(sim, &identity).await?,
+        WalletChoice::Sim(sim) => {
+            refuse_new_bank(&settings, sim).await?;
+            open_sim(sim, &identity).await?
+        }
         _ => return Err(Error::new(Code::Wallet, "there is no wallet")),
     };
     match command {
         WalletCommand::Balance => balance(&wallet, out).await,
-        WalletCommand::Address => {
+        WalletCommand::Address { no_qr } => {
             let account = &wallet.id().account;
             out.object(&Address {
                 address: account,
@@ -69,9 +73,18 @@ pub async fn run(settings: Settings, command: WalletCommand, out: &Output) -> Re
                 play_money: wallet.capabilities().play_money,
             });
             out.line(account);
+            if !no_qr {
+                qr::show(account, out);
+            }
             Ok(())
         }
-        WalletCommand::Invoice { amount_sats } => invoice(&wallet, amount_sats, out).await,
+        WalletCommand::Invoice { amount_sats, no_qr } => {
+            let bolt11 = invoice(&wallet, amount_sats, out).await?;
+            if !no_qr {
+                qr::show(&qr::of_invoice(&bolt11), out);
+            }
+            Ok(())
+        }
         WalletCommand::Fund { amount } => {
             wallet.fund(amount.sats_floor()).await.map_err(told)?;
             balance(&wallet, out).await
@@ -97,7 +110,7 @@ async fn balance(wallet: &dyn Wallet, out: &Output) -> Result<()> {
     Ok(())
 }
 
-async fn invoice(wallet: &dyn Wallet, amount: Msat, out: &Output) -> Result<()> {
+async fn invoice(wallet: &dyn Wallet, amount: Msat, out: &Output) -> Result<String> {
     let request = InvoiceRequest {
         amount,
         expiry_secs: INVOICE_EXPIRY_SECS,
@@ -111,5 +124,5 @@ async fn invoice(wallet: &dyn Wallet, amount: Msat, out: &Output) -> Result<()> 
         amount_msat: invoice.amount,
     });
     out.line(&invoice.bolt11);
-    Ok(())
+    Ok(invoice.bolt11)
 }

@@ -1,7 +1,9 @@
 //! The ledger's SQL. Every function here is one transaction on one connection, and blocks.
 
+mod checkup;
 mod fault;
 mod read;
+mod record;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,14 +12,16 @@ use rusqlite::{
     Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
 };
 
+pub(super) use self::checkup::check_up;
 pub(super) use self::fault::Fault;
 use self::read::{
     Stored, clamp_time, open_on_wallet, parsed, required, stored, stored_time, usage,
 };
 pub(super) use self::read::{
-    by_key, find, hash_used, history, ledger_time, log, purchase, settlements, unfinished,
-    usage_now,
+    by_key, find, hash_used, history, ledger_time, log, purchase, sealing_providers, settlements,
+    unfinished, usage_now,
 };
+pub(super) use self::record::records;
 use super::budget::{self, WalletView};
 use super::{
     Entry, LedgerError, NewPurchase, Opened, PurchaseRecord, RefusedBy, Reservation,
@@ -33,7 +37,7 @@ const BUSY: Duration = Duration::from_secs(10);
 /// times this, and then the patient lose to the newcomers.
 const ASK_AGAIN: Duration = Duration::from_millis(1);
 /// Every statement there is stays prepared.
-const STATEMENTS: usize = 40;
+const STATEMENTS: usize = 48;
 
 /// Opens the file, which must exist, and brings it up to date.
 pub(super) fn connect(file: &Path) -> Result<Connection, Fault> {
@@ -277,6 +281,26 @@ pub(super) fn open_purchase(
     Ok(Opened::New(record))
 }
 
+/// Remembers that this provider was sent a sealed request.
+pub(super) fn remember_sealing(
+    db: &mut Connection,
+    clock: &Clock,
+    provider: &str,
+) -> Result<(), Fault> {
+    let known = db
+        .prepare_cached("SELECT 1 FROM sealing_providers WHERE provider = ?1")?
+        .exists([provider])?;
+    if known {
+        return Ok(());
+    }
+    let write = Write::begin(db, clock)?;
+    write
+        .tx
+        .prepare_cached("INSERT OR IGNORE INTO sealing_providers (provider) VALUES (?1)")?
+        .execute([provider])?;
+    write.end()
+}
+
 fn insert_purchase(write: &Write<'_>, owner: &str, new: &NewPurchase) -> Result<i64, Fault> {
     write
         .tx
@@ -318,6 +342,10 @@ pub(super) fn commit(
     }
     let mut money = record.reservation.clone();
     for entry in entries {
+        if let Entry::Observe(seen) = entry {
+            record::observe(&write, &purchase, seen)?;
+            continue;
+        }
         let step = diagram::step(money.as_ref(), entry)?;
         if let Entry::Reserve(ask) = entry {
             if record.state.status != Status::Open {

@@ -83,6 +83,13 @@ pub(in crate::ledger) fn unfinished(
     Ok(found.into_iter().map(|it| it.record).collect())
 }
 
+/// The providers that were sent a sealed request, as hex.
+pub(in crate::ledger) fn sealing_providers(db: &Connection) -> Result<Vec<String>, Fault> {
+    let mut select = db.prepare_cached("SELECT provider FROM sealing_providers")?;
+    let found = select.query_map([], |row| row.get(0))?;
+    Ok(found.collect::<Result<_, _>>()?)
+}
+
 pub(in crate::ledger) fn find(db: &Connection, prefix: &str) -> Result<PurchaseRecord, Fault> {
     let wanted = prefix.trim().to_ascii_lowercase();
     if wanted.is_empty() || !wanted.bytes().all(|byte| byte.is_ascii_hexdigit()) {
@@ -316,7 +323,7 @@ pub(super) fn parsed<T: FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Resu
     word(row, column, |text| text.parse().ok())
 }
 
-fn word<T>(
+pub(super) fn word<T>(
     row: &Row<'_>,
     column: usize,
     read: impl FnOnce(&str) -> Option<T>,

@@ -1,6 +1,7 @@
 //! The backend port: whatever turns a prompt into text.
 
 mod echo;
+pub mod openai;
 
 use std::fmt;
 
@@ -8,6 +9,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 pub use self::echo::Echo;
+pub use self::openai::OpenAi;
 
 /// Work for a backend. `Debug` does not show the prompt.
 #[derive(Clone, PartialEq, Eq)]
@@ -47,15 +49,38 @@ impl fmt::Debug for Generated {
     }
 }
 
-/// Why a backend could not do it. The words are for the owner: customers are told only that it failed.
+/// Why a backend could not do it. The words are for the owner; customers get those of
+/// [`for_customers`](Self::for_customers).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BackendError {
     /// It can't be reached.
     #[error("the backend can't be reached: {0}")]
     Unreachable(String),
+    /// It has too much to do.
+    #[error("the backend is busy: {0}")]
+    Busy(String),
+    /// The prompt does not fit the model.
+    #[error("the backend finds the prompt too long: {0}")]
+    TooLong(String),
     /// It was reached, and failed.
     #[error("the backend failed: {0}")]
     Failed(String),
+}
+
+impl BackendError {
+    /// What a customer may know: nothing of where the work is done, and by what.
+    #[must_use]
+    pub const fn for_customers(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "the provider could not do this job: its model is not running",
+            Self::Busy(_) => "the provider could not do this job: its model is overloaded",
+            Self::TooLong(_) => {
+                "the provider could not do this job: the prompt is too long for the model"
+            }
+            Self::Failed(_) => "the provider could not do this job",
+        }
+    }
 }
 
 /// A source of text. Shared as `Arc<dyn Backend>` and called from many tasks at once; it must not block

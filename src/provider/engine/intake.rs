@@ -8,7 +8,7 @@ use nostr::{Event, PublicKey};
 
 use super::{Engine, Live, Phase};
 use crate::ids::JobId;
-use crate::protocol::message::{AgentMessage, HtlcLocked, JobRequest};
+use crate::protocol::message::{AgentMessage, HtlcLocked, JobRequest, Sealed};
 use crate::protocol::{KIND_TEXT_GENERATION, channel, codec};
 use crate::provider::escrow::NoHold;
 use crate::provider::event::ProviderEvent;
@@ -22,6 +22,9 @@ pub(super) const STALE_SECS: u64 = 600;
 /// Requests dated further ahead than this are not served: clocks differ by minutes, not more.
 pub(super) const FUTURE_SECS: u64 = 900;
 
+/// The code of the refusal of a seal that does not open.
+const UNREADABLE: &str = "unreadable";
+
 impl Engine {
     /// Takes an event of the channel. What is not for us is ignored in silence.
     pub(super) fn on_event(&mut self, event: &Event, now: Instant) {
@@ -32,21 +35,26 @@ impl Engine {
         if event.pubkey == us || !self.channels.contains(&channel) {
             return;
         }
-        let Ok(message) = codec::decode(&event.content) else {
-            return;
+        let (message, sealed) = match codec::decode(&event.content) {
+            Ok(AgentMessage::Sealed(sealed)) => match self.open(event, &sealed, now) {
+                Some(message) => (message, true),
+                None => return,
+            },
+            Ok(message) => (message, false),
+            Err(_) => return,
         };
         if channel != self.channel && !matches!(message, AgentMessage::PreimageRelease(_)) {
             return;
         }
         match message {
-            AgentMessage::JobRequest(request) => self.on_request(event, request, now),
+            AgentMessage::JobRequest(request) => self.on_request(event, request, sealed, now),
             AgentMessage::PaymentSent(sent) => {
                 self.on_payment_sent(event.pubkey, &sent.job_id, now)
             }
             AgentMessage::HtlcLocked(locked) => self.on_locked(event.pubkey, &locked, now),
             AgentMessage::PreimageRelease(release) => self.on_release(event.pubkey, &release),
             AgentMessage::Cancel(cancel) => self.on_cancel(event.pubkey, &cancel.job_id, now),
-            // Sealed messages are not among our features, so nobody should send them.
+            // A seal holds no seal: opened above.
             AgentMessage::Sealed(_) => {}
             // What providers say.
             AgentMessage::ServiceAnnouncement(_)
@@ -58,7 +66,41 @@ impl Engine {
         }
     }
 
-    fn on_request(&mut self, event: &Event, request: JobRequest, now: Instant) {
+    /// The message in a seal that is addressed to us. A request that can't be read is told so: its author
+    /// waits for an answer.
+    fn open(&mut self, event: &Event, sealed: &Sealed, now: Instant) -> Option<AgentMessage> {
+        let us = self.shop.seller.key;
+        if !event.tags.public_keys().any(|addressee| *addressee == us) {
+            return None;
+        }
+        let opened = self
+            .shop
+            .workshop
+            .voice
+            .sealer
+            .open(&event.pubkey, sealed)
+            .ok();
+        let at = UnixSecs::new(event.created_at.as_secs());
+        let begins = channel::answered(event).is_none();
+        let here = channel::channel_of(event) == Some(self.channel);
+        if opened.is_none() && here && begins && self.is_timely(at) && self.seen.is_new(event.id) {
+            let address = self.address(event, false);
+            let refusal = Refusal::new(UNREADABLE, "this sealed message can't be opened");
+            self.refuse(address, refusal, now);
+        }
+        opened
+    }
+
+    fn address(&self, event: &Event, sealed: bool) -> Address {
+        Address {
+            channel: self.channel,
+            request: event.id,
+            customer: event.pubkey,
+            sealed,
+        }
+    }
+
+    fn on_request(&mut self, event: &Event, request: JobRequest, sealed: bool, now: Instant) {
         let us = self.shop.seller.key.to_hex();
         let asked_by_name = match &request.target_provider {
             Some(target) if !target.eq_ignore_ascii_case(&us) => return,
@@ -71,11 +113,7 @@ impl Engine {
         if !self.is_timely(at) || !self.seen.is_new(event.id) {
             return;
         }
-        let address = Address {
-            channel: self.channel,
-            request: event.id,
-            customer: event.pubkey,
-        };
+        let address = self.address(event, sealed);
         if self.by_job_id.contains_key(&address.job_id()) {
             // Any answer would bear the other job's name: say nothing.
             tracing::warn!(job_id = %address.job_id(), "two requests with one job id");

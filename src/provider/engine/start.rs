@@ -14,6 +14,7 @@ use super::{Engine, HOUSEKEEPING, Live, Phase, RETRY_FIRST, said_in};
 use crate::error::{Code, Error};
 use crate::protocol::Feature;
 use crate::protocol::listing::ListingContent;
+use crate::protocol::offer::{MAX_MODELS, MAX_MODELS_BYTES};
 use crate::provider::admission::{Credit, Seen};
 use crate::provider::announce::{self, Announcer, START};
 use crate::provider::event::{ProviderEvent, Reporter};
@@ -27,6 +28,7 @@ use crate::provider::voice::Voice;
 use crate::provider::work::Workshop;
 use crate::provider::{Parts, ProviderConfig};
 use crate::relay::Subscription;
+use crate::relay::seal::Sealer;
 use crate::units::UnixSecs;
 
 /// Stored requests from this long before the start, or before the last request on record, are served.
@@ -58,6 +60,7 @@ impl Engine {
         let listed_at = store.listed_at(seller.key).await?;
         let relay_hint = config.relays.first().map(ToString::to_string);
         let voice = Voice {
+            sealer: Sealer::new(parts.identity.clone()),
             identity: parts.identity,
             clock: parts.clock,
             relay: parts.relays,
@@ -229,7 +232,7 @@ async fn models(config: &ProviderConfig, parts: &Parts) -> Result<Vec<String>, E
         return Err(Error::new(Code::Usage, problem));
     }
     let models = if config.models.is_empty() {
-        has
+        listable(has)
     } else {
         config.models.clone()
     };
@@ -242,6 +245,25 @@ async fn models(config: &ProviderConfig, parts: &Parts) -> Result<Vec<String>, E
     Ok(models)
 }
 
+/// As many models as a listing holds. Refusals name all that are served, so they stay short too.
+fn listable(mut models: Vec<String>) -> Vec<String> {
+    let mut bytes = 0;
+    let fits = models.iter().take(MAX_MODELS).take_while(|model| {
+        bytes += model.len();
+        bytes <= MAX_MODELS_BYTES
+    });
+    let (fit, all) = (fits.count(), models.len());
+    if fit < all {
+        tracing::warn!(
+            all,
+            served = fit,
+            "the backend has more models than a listing holds: choose with --model"
+        );
+        models.truncate(fit);
+    }
+    models
+}
+
 fn listing(config: &ProviderConfig, terms: &Terms, channel: EventId) -> ListingContent {
     ListingContent {
         name: config.name.clone(),
@@ -252,6 +274,7 @@ fn listing(config: &ProviderConfig, terms: &Terms, channel: EventId) -> ListingC
         models: terms.models.clone(),
         network: config.network,
         features: [
+            Some(Feature::Nip44),
             terms.stream.then_some(Feature::Stream),
             terms.escrow.then_some(Feature::HoldInvoice),
         ]

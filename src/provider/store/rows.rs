@@ -12,7 +12,8 @@ use crate::units::{Msat, UnixSecs};
 const MOST_RESUMED: usize = 10_000;
 
 pub(super) const SELECT_JOB: &str = "SELECT request_id, customer, channel, prompt, model, max_tokens, stream, \
-    deployed, price_msat, bolt11, payment_hash, requested_at, expires_at, attempts, escrow, held_until FROM jobs";
+    deployed, price_msat, bolt11, payment_hash, requested_at, expires_at, attempts, sealed, escrow, \
+    held_until FROM jobs";
 
 pub(super) fn read_unfinished(
     db: &Connection,
@@ -55,8 +56,9 @@ pub(super) fn read_unfinished(
         job_from,
     )?;
     let holds = read_holds(db, seller, most)?;
-    let sql = "SELECT request_id, customer, channel, messages, price_msat, state FROM jobs WHERE provider = ?1
-         AND published_at IS NULL AND state IN ('done', 'failed', 'returning', 'returned')
+    let sql = "SELECT request_id, customer, channel, messages, price_msat, state, sealed FROM jobs
+         WHERE provider = ?1 AND published_at IS NULL
+         AND state IN ('done', 'failed', 'returning', 'returned')
          AND messages IS NOT NULL LIMIT ?2";
     let unsent = all(&mut db.prepare(sql)?, params![key, most], unsent_from)?;
     let sql =
@@ -84,7 +86,7 @@ pub(super) fn read_unfinished(
 fn read_holds(db: &Connection, seller: &Seller, most: i64) -> Result<Vec<OpenHold>, StoreError> {
     let mut rows = db.prepare(
         "SELECT request_id, customer, channel, payment_hash, price_msat, held_until, state, preimage,
-         changed_at FROM jobs WHERE escrow = 1 AND provider = ?1 AND wallet IS ?2 AND network = ?3
+         changed_at, sealed FROM jobs WHERE escrow = 1 AND provider = ?1 AND wallet IS ?2 AND network = ?3
          AND (state IN ('done', 'delivered', 'released', 'returning')
          OR (state IN ('held', 'running') AND preimage IS NOT NULL)) AND settled_at IS NULL
          ORDER BY held_at, rowid LIMIT ?4",
@@ -231,6 +233,7 @@ pub(super) fn job_from(row: &Row<'_>) -> Result<Job, StoreError> {
             request: event_id(row, 0)?,
             customer: public_key(row, 1)?,
             channel: event_id(row, 2)?,
+            sealed: row.get(14)?,
         },
         prompt: prompt.ok_or(StoreError::NotFound)?,
         model: row.get(4)?,
@@ -246,8 +249,8 @@ pub(super) fn job_from(row: &Row<'_>) -> Result<Job, StoreError> {
         requested_at: at(row, 11)?,
         expires_at: at(row, 12)?,
         attempts: row.get(13)?,
-        escrow: row.get(14)?,
-        held_until: maybe_at(row, 15)?,
+        escrow: row.get(15)?,
+        held_until: maybe_at(row, 16)?,
         waited: false,
         resumed: true,
     })
@@ -269,6 +272,7 @@ fn hold_from(row: &Row<'_>) -> Result<OpenHold, StoreError> {
             request: event_id(row, 0)?,
             customer: public_key(row, 1)?,
             channel: event_id(row, 2)?,
+            sealed: row.get(9)?,
         },
         payment_hash: parsed(row, 3, str::parse)?,
         price: Msat::new(from_sql(row.get(4)?)),
@@ -287,6 +291,7 @@ pub(super) fn unsent_from(row: &Row<'_>) -> Result<Unsent, StoreError> {
         request: event_id(row, 0)?,
         customer: public_key(row, 1)?,
         channel: event_id(row, 2)?,
+        sealed: row.get(6)?,
     };
     let messages: String = row.get(3)?;
     let messages = messages.lines().map(Event::from_json);

@@ -1,6 +1,8 @@
 //! The job store's migrations. Append-only: a released one is never edited.
 
-use rusqlite::{Connection, Transaction};
+use std::fmt;
+
+use rusqlite::Connection;
 
 /// Marks the file as a job store ("acjb"), so that another program's database is not taken for one.
 const APPLICATION_ID: i32 = 0x6163_6a62;
@@ -58,6 +60,9 @@ CREATE TABLE announcements (
     PRIMARY KEY (provider, at, event)
 ) STRICT, WITHOUT ROWID;
 ",
+    "
+ALTER TABLE jobs ADD COLUMN sealed INTEGER NOT NULL DEFAULT 0;
+",
     // Chunks of earlier versions are not on record, so what such a version began is not streamed again.
     "
 ALTER TABLE jobs ADD COLUMN escrow INTEGER NOT NULL DEFAULT 0;
@@ -77,6 +82,9 @@ CREATE TABLE chunks (
 ",
 ];
 
+/// The version of files that this program writes.
+pub(super) const LATEST: usize = MIGRATIONS.len();
+
 /// What keeps a file from being used as a job store.
 #[derive(Debug)]
 pub(super) enum Unusable {
@@ -86,6 +94,22 @@ pub(super) enum Unusable {
     Foreign,
     /// A later version of this program wrote it.
     Newer(usize),
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(error) => write!(
+                f,
+                "{error}. If the file is damaged, move it away: unfinished jobs are lost with it"
+            ),
+            Self::Foreign => f.write_str("it is another program's database"),
+            Self::Newer(version) => write!(
+                f,
+                "a later version of this program wrote it (schema {version}): update"
+            ),
+        }
+    }
 }
 
 impl From<rusqlite::Error> for Unusable {
@@ -106,13 +130,22 @@ pub(super) fn migrate(db: &mut Connection) -> Result<(), Unusable> {
     Ok(())
 }
 
-fn check(db: &Transaction<'_>) -> Result<usize, Unusable> {
+/// How many of the migrations the file has had. A new one is marked as ours.
+fn check(db: &Connection) -> Result<usize, Unusable> {
+    let version = version(db)?;
+    if version == 0 {
+        db.pragma_update(None, "application_id", APPLICATION_ID)?;
+    }
+    Ok(version)
+}
+
+/// How many of the migrations the file has had; 0 if it is empty.
+pub(super) fn version(db: &Connection) -> Result<usize, Unusable> {
     let number = |pragma| db.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
     let version = usize::try_from(number("user_version")?).unwrap_or(usize::MAX);
     let application = number("application_id")?;
     let tables: u32 = db.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
     if tables == 0 {
-        db.pragma_update(None, "application_id", APPLICATION_ID)?;
         return Ok(0);
     }
     if application != APPLICATION_ID {

@@ -26,6 +26,7 @@ fn job(n: u8) -> Job {
             channel: EventId::from_byte_array([0xcc; 32]),
             request: EventId::from_byte_array([n; 32]),
             customer: keys(2),
+            sealed: n % 2 == 1,
         },
         prompt: format!("prompt {n}"),
         model: "echo".into(),

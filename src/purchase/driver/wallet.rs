@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use crate::config;
+use super::Run;
+use crate::config::{self, default_fee_cap};
 use crate::error::Code;
 use crate::ids::PaymentHash;
 use crate::ledger::{DriveGuard, Ledger, SeenBalance};
@@ -17,13 +18,13 @@ use crate::wallet::{FailureProof, PayOutcome, PayRequest, Wallet, WalletError};
 /// This process's claim on a purchase while its wallet has the order to pay. Until the wallet has answered,
 /// "no such payment" proves nothing, so nobody else may take the purchase over and free its money:
 /// whatever becomes of the [`Run`](super::Run), of the client and of its runtime.
-pub(super) struct Claim {
+struct Claim {
     ledger: Option<Ledger>,
     _driving: Arc<DriveGuard>,
 }
 
 impl Claim {
-    pub(super) fn new(ledger: &Ledger, driving: &Arc<DriveGuard>) -> Self {
+    fn new(ledger: &Ledger, driving: &Arc<DriveGuard>) -> Self {
         Self {
             ledger: Some(ledger.clone()),
             _driving: Arc::clone(driving),
@@ -46,7 +47,7 @@ impl Drop for Claim {
 }
 
 /// Gives the order to pay, and the wallet's answer to whoever still waits for it.
-pub(super) fn ordered(
+fn ordered(
     wallet: Arc<dyn Wallet>,
     request: PayRequest,
     claim: Claim,
@@ -102,7 +103,91 @@ fn not_told(why: &str) -> PayOutcome {
     )))
 }
 
-pub(super) async fn prepare(
+impl Run<'_> {
+    fn wallet_and_quote(&self) -> Option<(Arc<dyn Wallet>, Quote)> {
+        let wallet = Arc::clone(self.engine.wallet.as_ref()?);
+        let quote = self.state.phase.quote()?.clone();
+        (Some(wallet.id()) == self.state.terms.pay_by.wallet()).then_some((wallet, quote))
+    }
+
+    pub(super) fn prepare(&mut self) {
+        let Some((wallet, quote)) = self.wallet_and_quote() else {
+            return;
+        };
+        let cap = self
+            .state
+            .terms
+            .max_fee
+            .unwrap_or_else(|| default_fee_cap(quote.amount));
+        let ledger = self.engine.ledger.clone();
+        let floor = self.engine.limits.floor;
+        self.work.spawn(async move {
+            Some(match prepare(&*wallet, &ledger, &quote, cap, floor).await {
+                Ok((fee_cap, seen)) => Happening::Prepared { fee_cap, seen },
+                Err((code, message)) => Happening::CannotPay { code, message },
+            })
+        });
+    }
+
+    pub(super) fn pay(&mut self) {
+        let Some((wallet, quote)) = self.wallet_and_quote() else {
+            return;
+        };
+        let Some(invoice) = quote.invoice else { return };
+        let request = PayRequest {
+            bolt11: invoice.bolt11,
+            payment_hash: invoice.payment_hash,
+            amount: quote.amount,
+            max_fee: Msat::ZERO,
+            purchase: self.state.terms.id,
+        };
+        let claim = Claim::new(&self.engine.ledger, &self.driving);
+        let answer = ordered(wallet, request, claim);
+        self.work
+            .spawn(async move { Some(Happening::PayAnswered(answer.await)) });
+    }
+
+    /// Asks the wallet what became of the payment, soon at first.
+    pub(super) fn look_up_soon(&mut self) {
+        self.look_after = config::LOOK_UP_FIRST;
+        self.look_up();
+    }
+
+    /// Asks the wallet once more, after a hint or a growing pause.
+    pub(super) fn look_up(&mut self) {
+        let Some((wallet, quote)) = self.wallet_and_quote() else {
+            return;
+        };
+        let Some(invoice) = quote.invoice else { return };
+        let first_pause = self.look_after;
+        self.look_after = (first_pause * 2).min(config::LOOK_UP_LONGEST);
+        let hash = invoice.payment_hash;
+        self.look(async move { Some(look_up(&*wallet, hash, first_pause).await) });
+    }
+
+    /// Looks up a payment whose order the wallet has not answered for a while. No hint cuts that short: an
+    /// order that is about to be refused is in flight to some wallets until then.
+    pub(super) fn watch_order(&mut self) {
+        let Some((wallet, quote)) = self.wallet_and_quote() else {
+            return;
+        };
+        let Some(invoice) = quote.invoice else { return };
+        let hash = invoice.payment_hash;
+        self.look(async move {
+            sleep(config::ORDER_PATIENCE).await;
+            Some(look_up(&*wallet, hash, Duration::ZERO).await)
+        });
+    }
+
+    /// One look-up at a time: a new one takes the place of the one before.
+    fn look(&mut self, look: impl Future<Output = Option<Happening>> + Send + 'static) {
+        if let Some(earlier) = self.looking.replace(self.work.spawn(look)) {
+            earlier.abort();
+        }
+    }
+}
+
+async fn prepare(
     wallet: &dyn Wallet,
     ledger: &Ledger,
     quote: &Quote,

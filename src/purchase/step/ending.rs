@@ -1,6 +1,7 @@
 //! What time and the owner say, and how a purchase ends before anything was paid.
 
 use super::Now;
+use super::escrow;
 use super::money::give_up_looking;
 use super::provider::{no_whole_text, undelivered_message};
 use crate::error::Code;
@@ -21,10 +22,8 @@ pub(super) fn not_sent(state: &mut State, reason: &str) -> Step {
 }
 
 pub(super) fn deadline(state: &mut State, now: Now) -> Step {
-    let awaits = matches!(
-        state.phase,
-        Phase::Awaiting { .. } | Phase::Undelivered { .. }
-    );
+    let undecided = matches!(state.phase, Phase::Paying(_) | Phase::Unknown { .. });
+    let awaits = state.phase.takes_results() && !undecided;
     let stream = &state.stream;
     let has_all = stream.is_numbered() && stream.is_complete() && !stream.text().is_empty();
     if awaits && has_all {
@@ -39,6 +38,9 @@ pub(super) fn deadline(state: &mut State, now: Now) -> Step {
                 .to_owned(),
         ),
         Phase::Paying(_) | Phase::Unknown { .. } => give_up_looking(state),
+        Phase::Locked(_) | Phase::Released { .. } | Phase::Withheld { .. } => {
+            escrow::deadline(state)
+        }
         Phase::Awaiting { .. } => {
             let said = if state.stream.text().is_empty() {
                 "the provider took the payment and sent nothing in time"
@@ -96,6 +98,9 @@ pub(super) fn interrupted(state: &mut State) -> Step {
                 settled.paid()
             ),
         ),
+        Phase::Locked(_) | Phase::Released { .. } | Phase::Withheld { .. } => {
+            return escrow::interrupted(state);
+        }
         Phase::Delivered { .. } | Phase::Undelivered { .. } | Phase::Failed { .. } => {
             return Step::ignored();
         }
@@ -104,7 +109,10 @@ pub(super) fn interrupted(state: &mut State) -> Step {
 }
 
 /// Says again what a crash may have kept from being said: deployed providers begin on `PaymentSent` alone.
-pub(super) fn resumed(state: &State) -> Step {
+pub(super) fn resumed(state: &mut State) -> Step {
+    if state.phase.lock().is_some() {
+        return escrow::resumed(state);
+    }
     let Phase::Awaiting { quote, .. } = &state.phase else {
         return Step::ignored();
     };

@@ -2,13 +2,15 @@
 
 use super::Now;
 use super::ending::payment_sent;
+use super::escrow;
 use super::provider::conclude;
 use crate::config::SETTLED_LONG_AGO_SECS;
 use crate::error::Code;
 use crate::ids::Preimage;
 use crate::ledger::{Entry, SeenBalance};
 use crate::purchase::event::PurchaseEvent;
-use crate::purchase::state::{Booking, Effect, Finish, PayBy, Phase, Quote, Settled, State, Step};
+use crate::purchase::lock::Lock;
+use crate::purchase::state::{Booking, Effect, Finish, Phase, Quote, Settled, State, Step};
 use crate::units::Msat;
 use crate::wallet::{FailureProof, Outgoing, PayOutcome};
 
@@ -16,13 +18,17 @@ pub(super) fn prepared(state: &mut State, fee_cap: Msat, seen: Option<SeenBalanc
     let Phase::Quoted(quote) = &state.phase else {
         return Step::ignored();
     };
-    let (Some(invoice), PayBy::Invoice(wallet)) =
-        (quote.invoice.clone(), state.terms.pay_by.clone())
-    else {
+    let pay_by = &state.terms.pay_by;
+    let (Some(invoice), Some(wallet)) = (quote.invoice.clone(), pay_by.wallet().cloned()) else {
         return Step::ignored();
     };
     let (id, price) = (state.terms.id, quote.amount);
-    state.phase = Phase::Paying(quote.clone());
+    let escrow = pay_by.is_escrow();
+    state.phase = if escrow {
+        Phase::Locked(Lock::ordered(quote.clone()))
+    } else {
+        Phase::Paying(quote.clone())
+    };
     let mut step = Step::saved()
         .tell(PurchaseEvent::Reserved {
             purchase_id: id,
@@ -33,6 +39,9 @@ pub(super) fn prepared(state: &mut State, fee_cap: Msat, seen: Option<SeenBalanc
             payment_hash: invoice.payment_hash,
         })
         .then(Effect::Pay);
+    if escrow {
+        step = step.then(Effect::WatchOrder);
+    }
     // One transaction: what is set aside and that a payment begins. Nothing lies between the two
     // that could fail.
     step.entries = vec![
@@ -50,7 +59,7 @@ pub(super) fn prepared(state: &mut State, fee_cap: Msat, seen: Option<SeenBalanc
 
 pub(super) fn pay_answered(state: &mut State, outcome: PayOutcome, now: Now) -> Step {
     let Phase::Paying(quote) = &state.phase else {
-        return Step::ignored();
+        return escrow::pay_answered(state, outcome);
     };
     let quote = quote.clone();
     match outcome {
@@ -128,7 +137,7 @@ fn proven_failed(state: &mut State, proof: FailureProof) -> Step {
 
 pub(super) fn looked_up(state: &mut State, found: Outgoing, authoritative: bool, now: Now) -> Step {
     let (Phase::Paying(quote) | Phase::Unknown { quote, .. }) = &state.phase else {
-        return Step::ignored();
+        return escrow::looked_up(state, found, authoritative, now);
     };
     let quote = quote.clone();
     let (failed, missing) = match &state.phase {
@@ -203,7 +212,7 @@ pub(super) fn give_up_looking(state: &mut State) -> Step {
             "the payment is still on its way".to_owned(),
             true,
         ),
-        _ => return Step::ignored(),
+        _ => return escrow::give_up(state),
     };
     let got = if state.answer.is_some() {
         " The provider answered; `recover` will show it."
@@ -233,14 +242,16 @@ pub(super) fn give_up_looking(state: &mut State) -> Step {
 }
 
 pub(super) fn resolved(state: &mut State, paid_: bool, now: Now) -> Step {
-    let (Phase::Paying(quote) | Phase::Unknown { quote, .. }) = &state.phase else {
-        return Step::ignored();
-    };
-    let quote = quote.clone();
-    let mut step = if paid_ {
-        paid(state, &quote, None, Msat::ZERO, now)
-    } else {
-        proven_failed(state, FailureProof::new("the owner said so"))
+    let mut step = match &state.phase {
+        phase if !phase.is_undecided() => return Step::ignored(),
+        Phase::Paying(quote) | Phase::Unknown { quote, .. } if paid_ => {
+            let quote = quote.clone();
+            paid(state, &quote, None, Msat::ZERO, now)
+        }
+        Phase::Paying(_) | Phase::Unknown { .. } => {
+            proven_failed(state, FailureProof::new("the owner said so"))
+        }
+        _ => escrow::resolved(state, paid_),
     };
     let word = if paid_ { "paid" } else { "failed" };
     step.entries.push(Booking::Plain(Entry::Note(format!(

@@ -4,6 +4,7 @@ use nostr::PublicKey;
 
 use super::Now;
 use super::ending::{MOCK_PAYMENT_ID, before_payment, payment_sent};
+use super::escrow;
 use crate::config::MIN_INVOICE_LIFE_SECS;
 use crate::error::Code;
 use crate::ids::PaymentHash;
@@ -14,7 +15,7 @@ use crate::purchase::state::{
     Answer, Effect, Finish, PayBy, Phase, Quote, QuotedInvoice, Settled, State, Step,
 };
 use crate::units::{Msat, UnixSecs};
-use crate::wallet::invoice;
+use crate::wallet::invoice::{self, SECS_PER_BLOCK};
 
 /// The `bolt11` that deployed providers without a wallet send, up to the amount.
 const MOCK_INVOICE_MARK: &str = "1mock";
@@ -101,7 +102,7 @@ fn authorise(state: &State, message: &Invoice, now: UnixSecs) -> Result<Quote, (
             invoice: None,
             modern,
         }),
-        (PayBy::Invoice(_), _) => {
+        (PayBy::Invoice(_) | PayBy::Escrow { .. }, _) => {
             let terms = invoice::Terms {
                 amount: message.amount_msats,
                 ceiling,
@@ -109,7 +110,7 @@ fn authorise(state: &State, message: &Invoice, now: UnixSecs) -> Result<Quote, (
                 now,
                 min_time_left_secs: MIN_INVOICE_LIFE_SECS,
                 max_hold_secs: state.terms.max_hold_secs,
-                on_hash: None,
+                on_hash: terms.pay_by.preimage().map(|ours| ours.payment_hash()),
             };
             let checked = invoice::check(&message.bolt11, &terms).map_err(|problem| {
                 let refused = format!("the provider's invoice was refused: {problem}; nothing was paid");
@@ -129,6 +130,7 @@ fn authorise(state: &State, message: &Invoice, now: UnixSecs) -> Result<Quote, (
                     bolt11: checked.bolt11,
                     payment_hash: checked.payment_hash,
                     expires_at: checked.expires_at,
+                    hold_secs: checked.min_final_cltv.saturating_mul(SECS_PER_BLOCK),
                 }),
                 modern,
             })
@@ -137,7 +139,7 @@ fn authorise(state: &State, message: &Invoice, now: UnixSecs) -> Result<Quote, (
 }
 
 fn chunk(state: &mut State, seq: Option<u32>, chunk: &str, is_final: bool, now: Now) -> Step {
-    if !may_deliver(state) {
+    if !state.phase.takes_results() {
         return Step::ignored();
     }
     let mut tell = None;
@@ -166,6 +168,7 @@ fn show(state: &mut State, text: String) -> PurchaseEvent {
         purchase_id: state.terms.id,
         seq,
         text,
+        in_order: state.stream.is_numbered(),
     }
 }
 
@@ -182,29 +185,20 @@ fn whole_text(state: &mut State, text: String, now: Now) -> Step {
         state.stream.is_numbered() && state.stream.compare(&text) == Whole::Contradicts;
     if contradicts {
         let said = "its final text is not what it streamed".to_owned();
+        if state.phase.lock().is_some() {
+            return escrow::contradicted(state, &said);
+        }
         return answered(state, Answer::Failure(said), now);
     }
     answered(state, Answer::Text(text), now)
 }
 
 pub(super) fn no_whole_text(state: &mut State, now: Now) -> Step {
-    if !state.stream.is_complete() || !may_deliver(state) || state.answer.is_some() {
+    if !state.stream.is_complete() || !state.phase.takes_results() || state.answer.is_some() {
         return Step::ignored();
     }
     let text = state.stream.text().to_owned();
     answered(state, Answer::Text(text), now)
-}
-
-/// Whether a result may still be taken: once the provider could know that it is paid, until it is
-/// delivered. Before there is a quote, only a failure is an answer.
-const fn may_deliver(state: &State) -> bool {
-    matches!(
-        state.phase,
-        Phase::Paying(_)
-            | Phase::Unknown { .. }
-            | Phase::Awaiting { .. }
-            | Phase::Undelivered { .. }
-    )
 }
 
 fn answered(state: &mut State, answer: Answer, now: Now) -> Step {
@@ -217,6 +211,9 @@ fn answered(state: &mut State, answer: Answer, now: Now) -> Step {
         // A result before a payment is nobody's promise kept: not asked for, not trusted.
         (Phase::Requested | Phase::Quoted(_), Answer::Text(_))
         | (Phase::Delivered { .. } | Phase::Failed { .. }, _) => Step::ignored(),
+        (Phase::Locked(_) | Phase::Released { .. } | Phase::Withheld { .. }, answer) => {
+            escrow::answered(state, answer, now)
+        }
         (Phase::Paying(_) | Phase::Unknown { .. }, answer) => {
             // The provider's wallet was quicker than ours. First answer counts.
             state.answer.get_or_insert(answer);
@@ -245,13 +242,7 @@ pub(super) fn conclude(
 ) -> Step {
     let problem = match answer {
         Answer::Text(text) if !text.is_empty() => {
-            let rest = match state.stream.compare(&text) {
-                Whole::Continues(rest) => rest,
-                Whole::Contradicts => String::new(),
-            };
-            // What was shown in pieces is shown to its end; what came whole is in the receipt.
-            let streamed = state.shown > 0 && !rest.is_empty();
-            let last = streamed.then(|| show(state, rest));
+            let last = rest_of_stream(state, &text);
             state.answer = None;
             state.phase = Phase::Delivered {
                 price: quote.amount,
@@ -277,6 +268,16 @@ pub(super) fn conclude(
         code: Code::Undelivered,
         message,
     }))
+}
+
+/// What was shown in pieces is shown to its end; what came whole is in the receipt.
+pub(super) fn rest_of_stream(state: &mut State, whole: &str) -> Option<PurchaseEvent> {
+    let rest = match state.stream.compare(whole) {
+        Whole::Continues(rest) => rest,
+        Whole::Contradicts => String::new(),
+    };
+    let streamed = state.shown > 0 && !rest.is_empty();
+    streamed.then(|| show(state, rest))
 }
 
 pub(super) fn undelivered_message(settled: &Settled, problem: &str) -> String {

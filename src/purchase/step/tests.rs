@@ -1,6 +1,7 @@
 //! The machine, driven by hand.
 
 mod any_order;
+mod escrow;
 
 use std::str::FromStr;
 
@@ -63,6 +64,7 @@ fn state(pay_by: PayBy) -> State {
         max_price: None,
         max_fee: None,
         max_hold_secs: 86_400,
+        sealed: false,
         fingerprint: None,
         started_at: UnixSecs::new(NOW),
         deadline: UnixSecs::new(NOW + 120),
@@ -572,7 +574,7 @@ fn a_state_survives_its_row_and_a_newer_one_is_refused() {
     let row = s.to_row().unwrap();
     assert_eq!(State::from_row(&row).unwrap(), s);
     let newer = crate::ledger::StateRow {
-        json: row.json.replacen("{\"v\":1", "{\"v\":2", 1),
+        json: row.json.replacen("{\"v\":1", "{\"v\":3", 1),
         ..row
     };
     assert!(State::from_row(&newer).is_err());

@@ -296,7 +296,7 @@ fn connect(path: &Path) -> Result<(Connection, String), Problem> {
 }
 
 /// Whether the file is a bank of our version (`true`) or empty (`false`).
-fn is_bank(connection: &Connection) -> Result<bool, Problem> {
+pub(super) fn is_bank(connection: &Connection) -> Result<bool, Problem> {
     let number = |pragma: &str| -> Result<i64, rusqlite::Error> {
         connection.query_row(pragma, [], |row| row.get(0))
     };
@@ -336,11 +336,11 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     )
 }
 
-fn storage(path: &Path, problem: &str) -> WalletError {
+pub(super) fn storage(path: &Path, problem: &str) -> WalletError {
     WalletError::Storage(format!("play-money bank {}: {problem}", path.display()))
 }
 
-fn explain(path: &Path, problem: Problem) -> WalletError {
+pub(super) fn explain(path: &Path, problem: Problem) -> WalletError {
     let error = match problem {
         Problem::Refused(why) => return WalletError::Refused(why),
         Problem::Sql(error) => error,

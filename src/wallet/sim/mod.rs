@@ -22,6 +22,7 @@ mod bank;
 mod books;
 mod faults;
 mod hints;
+mod look;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -38,6 +39,7 @@ pub use self::audit::{Audit, audit};
 use self::bank::{Bank, Begun, Problem, lock};
 use self::books::{Attempt, NewInvoice};
 pub use self::faults::{Fault, SLOW, UnknownFault};
+pub use self::look::{Look, OPENING_BALANCE, look};
 use super::invoice::{MAX_LIFETIME_SECS, Parsed, parse_unchecked};
 use super::issue::{Draft, sign};
 use super::{

@@ -98,8 +98,19 @@ fn a_bank_that_is_gone_or_damaged_decides_nothing_until_it_is_back() {
     die_while_paying(&world, "buyer", "slow");
     seller.process.kill();
     let (home, bank) = ("buyer", world.bank());
-    // A new bank in the place of the old one has never heard of the payment, and is not believed.
-    without_bank(&world, || stays_reserved(&world, home, &[6]));
+    // No new bank is made in the place of one that is needed.
+    without_bank(&world, || {
+        stays_reserved(&world, home, &[12]);
+        let balance = ["--json", "--wallet", "sim", "wallet", "balance"];
+        run(&mut world.bare_customer(home, &balance)).expect(12);
+        world.buy(home, &["--prompt", "x"]).expect(12);
+        assert!(!bank.exists());
+    });
+    // One that somebody else made has never heard of the payment, and is not believed.
+    without_bank(&world, || {
+        world.provider_balance("another");
+        stays_reserved(&world, home, &[6]);
+    });
     without_bank(&world, || {
         fs::write(&bank, "no bank at all, ".repeat(1000)).unwrap();
         stays_reserved(&world, home, &[8]);

@@ -392,3 +392,19 @@ async fn a_provider_that_never_answers_costs_the_timeout_and_nothing_else() {
     assert_eq!(ran.expect(9).last()["code"], "timeout");
     assert_eq!(stage.books(&customer).await, Books::untouched());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_gets_the_result_alone_whatever_order_its_pieces_came_in() {
+    let stage = Stage::new().await;
+    let mut provider = Peer::provider(&stage).await;
+    let customer = stage.customer();
+    let key = provider.key().to_hex();
+    let args = ["--select", &key, "--prompt", "x"];
+    let (ran, ()) = tokio::join!(stage.run(&customer, &args), async {
+        let job = provider.paid_job_in(false).await;
+        provider.chunk(&job.id, None, "two", false).await;
+        provider.chunk(&job.id, None, "one ", true).await;
+        provider.result(&job.id, "one two").await;
+    });
+    assert_eq!(ran.expect(0).stdout, "one two\n");
+}

@@ -1,0 +1,58 @@
+//! A ledger as a check-up finds it. Nothing is made or changed.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::Fault;
+use super::read::stored_time;
+use crate::ledger::{Checkup, LedgerError, schema};
+use crate::look::{self, Soundness};
+use crate::units::Msat;
+
+/// Looks into the file. `None` if there is none.
+pub(in crate::ledger) fn check_up(
+    file: &Path,
+    within: Duration,
+) -> Result<Option<Checkup>, LedgerError> {
+    // What can't be looked for can't be opened either, and that says why.
+    if matches!(file.try_exists(), Ok(false)) {
+        return Ok(None);
+    }
+    let looked = look::open(file)
+        .map_err(Fault::from)
+        .and_then(|db| read(&db, within));
+    looked.map(Some).map_err(|fault| fault.of(file))
+}
+
+fn read(db: &Connection, within: Duration) -> Result<Checkup, Fault> {
+    let mut found = Checkup {
+        version: schema::version(db)?,
+        latest_version: schema::LATEST,
+        ..Checkup::default()
+    };
+    if found.version == 0 {
+        // Made, and cut off before anything was written.
+        return Ok(found);
+    }
+    found.soundness = look::soundness(db, within)?;
+    if let Soundness::Damaged(_) = found.soundness {
+        return Ok(found);
+    }
+    found.time = stored_time(db)?;
+    let count = |sql: &str| db.query_row(sql, [], |row| row.get::<_, u64>(0));
+    found.open = count("SELECT count(*) FROM purchases WHERE status = 'open'")?;
+    found.undelivered = count("SELECT count(*) FROM purchases WHERE status = 'undelivered'")?;
+    let mut open = db.prepare(
+        "SELECT price_msat, fee_cap_msat, status = 'unknown' FROM reservations
+         WHERE closed_at IS NULL",
+    )?;
+    let mut rows = open.query([])?;
+    while let Some(row) = rows.next()? {
+        let amount = Msat::new(row.get(0)?).saturating_add(Msat::new(row.get(1)?));
+        found.reserved = found.reserved.saturating_add(amount);
+        found.in_doubt += u64::from(row.get::<_, bool>(2)?);
+    }
+    Ok(found)
+}
