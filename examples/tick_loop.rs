@@ -177,7 +177,15 @@ impl Agent {
                 Err(error) if error.code() == Code::Budget => {
                     return Ok(Ended::spent(&client.budget().await?));
                 }
-                Err(error) => return Ok(Ended::Failed(error)),
+                Err(error) => {
+                    // What can only fail again is not asked again, nor is what may be paid for already:
+                    // `recover` settles that, and fetches what comes late.
+                    use Code::{PaymentUnknown, Undelivered, Usage};
+                    if matches!(error.code(), Usage | PaymentUnknown | Undelivered) {
+                        self.heard.pop_front();
+                    }
+                    return Ok(Ended::Failed(error));
+                }
             };
             let action = parse(&receipt.text);
             self.act(&action);
@@ -208,6 +216,7 @@ impl Agent {
             max_tokens: 50,
             offer: Some(provider.offer()?),
             // If a crash comes between paying and writing it down, the thought is not bought again.
+            // Elsewhere: the id of the message.
             idempotency_key: Some(format!("tick-{} {about}", self.next)),
             timeout: self.patience,
             ..PurchaseRequest::new(prompt)
@@ -228,6 +237,7 @@ impl Agent {
         let line = serde_json::json!({
             "tick": tick.number,
             "thoughts": tick.thoughts,
+            "ended": tick.ended.to_string(),
             "spent_msat": tick.budget.usage.tick_spent,
         });
         let mut diary = OpenOptions::new()

@@ -25,6 +25,13 @@ pub enum Soundness {
     NotReadToTheEnd,
 }
 
+impl Soundness {
+    /// Whether nothing is known to be wrong.
+    pub(crate) const fn is_well(&self) -> bool {
+        !matches!(self, Self::Damaged(_))
+    }
+}
+
 /// Opens a database for reading only. Nothing is made or changed, not even beside it.
 ///
 /// # Errors
@@ -38,6 +45,13 @@ pub(crate) fn open(file: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open_with_flags(format!("file:{}{immutable}", in_uri(&file)), flags)?;
     db.busy_timeout(BUSY)?;
     Ok(db)
+}
+
+/// Looks, and once more if what was found is no good: a process that opened the file in the middle of a
+/// look may have changed it under our eyes, and by then there is a log to go by.
+pub(crate) fn twice<T>(mut look: impl FnMut() -> T, is_well: impl Fn(&T) -> bool) -> T {
+    let first = look();
+    if is_well(&first) { first } else { look() }
 }
 
 /// Whether the file has a log with something in it.

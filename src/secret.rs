@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
+use zeroize::Zeroize as _;
 
 /// The most bytes a file with a secret may have. The longest secret we know, a wallet connection
 /// string, has a few hundred.
@@ -39,7 +40,7 @@ impl Secret {
 
 impl Drop for Secret {
     fn drop(&mut self) {
-        wipe(&mut std::mem::take(&mut self.0).into_bytes());
+        self.0.zeroize();
     }
 }
 
@@ -54,15 +55,8 @@ pub(crate) struct Wiped<B: AsMut<[u8]>>(pub(crate) B);
 
 impl<B: AsMut<[u8]>> Drop for Wiped<B> {
     fn drop(&mut self) {
-        wipe(self.0.as_mut());
+        self.0.as_mut().zeroize();
     }
-}
-
-/// Overwrites bytes that held a secret.
-fn wipe(bytes: &mut [u8]) {
-    bytes.fill(0);
-    // So that the compiler does not leave out a write that nobody reads.
-    std::hint::black_box(bytes);
 }
 
 /// Why a secret can't be had. The messages name places, never values.

@@ -148,6 +148,7 @@ pub enum Command {
     #[command(after_help = help::CUSTOMER_DOCTOR)]
     Doctor(DoctorArgs),
     /// Print a completion script for a shell
+    #[command(after_help = help::COMPLETIONS)]
     Completions(CompletionsArgs),
     /// Print the manual page
     Man,
@@ -267,7 +268,8 @@ async fn run(cli: Customer, out: &Output) -> Result<()> {
         Some(Command::Wallet(args)) => commands::wallet::run(settings()?, args, out).await,
         Some(Command::Identity(args)) => commands::identity::run(settings()?, args, out).await,
         Some(Command::Doctor(args)) => {
-            commands::doctor::run(Role::Customer, &global, &args, environment, out).await
+            let asked = commands::doctor::Asked::Buyer(&args);
+            commands::doctor::run(asked, &global, environment, out).await
         }
         Some(Command::Completions(args)) => commands::completions::run(self::command(), &args, out),
         Some(Command::Man) => commands::man::run(self::command(), out),

@@ -96,8 +96,17 @@ Checks: config, files, identity, jobs, clock, relay (one each), listing, wallet,
 against what relays say it is (HTTP's Date).
 
 Exit code: 0 when nothing is a problem, warnings or not; else that of the gravest problem: 2 configuration,
-files, identity or backend, 13 job store, 12 wallet, 8 no relay or no listing there, 11 a clock that is far
-off.";
+files, identity or backend, 13 job store, 12 wallet, 8 no relay, no listing there or no model server, 11 a
+clock that is far off.";
+
+/// What `completions --help` ends with.
+pub(super) const COMPLETIONS: &str = "\
+Where to put it (for agent-customer; agent-provider goes beside it):
+  bash        agent-customer completions bash > ~/.local/share/bash-completion/completions/agent-customer
+  zsh         agent-customer completions zsh > _agent-customer, in a folder that $fpath names
+  fish        agent-customer completions fish > ~/.config/fish/completions/agent-customer.fish
+  elvish      agent-customer completions elvish >> ~/.config/elvish/rc.elv
+  powershell  agent-customer completions powershell >> $PROFILE";
 
 /// What a short help (`-h`) ends with.
 pub(super) const MORE: &str = "--help says more: examples, limits, exit codes, environment.";

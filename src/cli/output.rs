@@ -341,11 +341,10 @@ fn where_the_money_is(error: &Error) -> Option<String> {
         let purchase = error.purchase().filter(|_| !told);
         return purchase.map(|_| "Nothing was paid.".to_owned());
     }
-    let mut said = format!("Paid: {paid}.");
-    if !reserved.is_zero() {
-        said.push_str(&format!(" Still set aside: {reserved}."));
-    }
-    Some(said)
+    let paid = (!paid.is_zero()).then(|| format!("Paid: {paid}."));
+    let reserved = (!reserved.is_zero()).then(|| format!("Still set aside: {reserved}."));
+    let said: Vec<String> = paid.into_iter().chain(reserved).collect();
+    Some(said.join(" "))
 }
 
 /// What to do next, unless the message says it.

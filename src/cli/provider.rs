@@ -109,7 +109,7 @@ pub enum Command {
     Earnings,
     /// Look for what would keep this provider from selling, and say what mends it
     #[command(after_help = help::PROVIDER_DOCTOR)]
-    Doctor(DoctorArgs),
+    Doctor(SellerDoctorArgs),
     /// Look into the wallet
     #[command(subcommand, arg_required_else_help = true)]
     Wallet(WalletCommand),
@@ -117,9 +117,24 @@ pub enum Command {
     #[command(subcommand, arg_required_else_help = true)]
     Identity(IdentityCommand),
     /// Print a completion script for a shell
+    #[command(after_help = help::COMPLETIONS)]
     Completions(CompletionsArgs),
     /// Print the manual page
     Man,
+}
+
+/// `doctor`
+#[derive(Args, Clone, Debug)]
+pub struct SellerDoctorArgs {
+    /// What both programs' doctors take.
+    #[command(flatten)]
+    pub doctor: DoctorArgs,
+    /// Look at this backend (default: [provider] backend)
+    #[arg(long, value_name = "KIND")]
+    pub backend: Option<BackendKind>,
+    /// Look at the model server at this address
+    #[arg(long, value_name = "URL")]
+    pub backend_url: Option<String>,
 }
 
 /// `jobs`
@@ -199,7 +214,8 @@ async fn run(cli: Provider, out: &Output) -> Result<()> {
         Some(Command::Jobs(args)) => commands::jobs::run(settings()?, args, out).await,
         Some(Command::Earnings) => commands::earnings::run(settings()?, out).await,
         Some(Command::Doctor(args)) => {
-            commands::doctor::run(Role::Provider, &global, &args, environment, out).await
+            let asked = commands::doctor::Asked::Seller(&args);
+            commands::doctor::run(asked, &global, environment, out).await
         }
         Some(Command::Wallet(args)) => commands::wallet::run(settings()?, args, out).await,
         Some(Command::Identity(args)) => commands::identity::run(settings()?, args, out).await,

@@ -184,7 +184,8 @@ impl Builder {
         self
     }
 
-    /// Buy from these keys only, instead of those of the configuration. Empty: from anybody.
+    /// Buy from these keys only. Where the configuration allows some keys only, a key must be in both lists.
+    /// Empty: no further restriction.
     #[must_use]
     pub fn allow(mut self, keys: Vec<PublicKey>) -> Self {
         self.allow = Some(keys);
@@ -304,12 +305,31 @@ impl Builder {
             books: self.books.filter(|_| !buys).unwrap_or(scope),
             network,
             buys,
-            allow: self.allow.clone().unwrap_or(config.policy.allow),
+            allow: self.allowed(config.policy.allow)?,
             deny,
             max_hold_secs: config.policy.max_hold_secs,
             unproven_limit,
             encrypt: self.encryption(config.policy.encrypt),
         })
+    }
+
+    fn allowed(&self, configured: Vec<PublicKey>) -> Result<Vec<PublicKey>> {
+        let wanted = self.allow.as_deref().unwrap_or_default();
+        if wanted.is_empty() || configured.is_empty() {
+            return Ok([wanted, &configured].concat());
+        }
+        let both: Vec<PublicKey> = configured
+            .into_iter()
+            .filter(|key| wanted.contains(key))
+            .collect();
+        if both.is_empty() {
+            // An empty list would let everybody in.
+            return Err(Error::new(
+                Code::Usage,
+                "none of the keys to buy from is on the allow list of the owner's [policy]",
+            ));
+        }
+        Ok(both)
     }
 
     fn encryption(&self, configured: Encrypt) -> Encrypt {

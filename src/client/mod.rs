@@ -44,6 +44,7 @@ mod builder;
 mod buy;
 mod info;
 mod request;
+mod survey;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -166,7 +167,7 @@ impl ComputeClient {
             discovery_time: within,
             ..PurchaseRequest::new("")
         };
-        buy::offers(ready, &request).await
+        survey::offers(ready, &request).await
     }
 
     /// The cheapest of these whose price fits the budget. Compared in millisatoshi, exactly.
@@ -215,7 +216,7 @@ impl ComputeClient {
         let ready = self.ready().await?;
         let ends = tokio::time::Instant::now() + request.discovery_time;
         let request = self.in_tick(request.clone());
-        let survey = buy::survey(ready, &request, ends).await?;
+        let survey = survey::survey(ready, &request, ends).await?;
         Ok(Preview {
             providers: survey.seen,
             selected: survey.chosen.map(|chosen| chosen.offer),
@@ -227,7 +228,6 @@ impl ComputeClient {
     ///
     /// # Panics
     /// Outside a Tokio runtime, which it runs on.
-    #[must_use]
     pub fn purchase(&self, request: PurchaseRequest) -> Purchase {
         let request = self.in_tick(request);
         let (tell, events) = mpsc::channel(EVENTS_WAITING);

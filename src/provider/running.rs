@@ -14,8 +14,9 @@ const REPORTS_WAITING: usize = 1024;
 
 /// A provider at work, in a task of its own. `agent-provider` is this and a command line.
 ///
-/// Dropping it stops it at once, as a crash would: its listing stays until it expires, and what is paid is
-/// done after the next start on the same [`store`](super::store::JobStore). [`Self::stop`] takes leave.
+/// Dropping it stops it where it is, as a crash would: its listing stays until it expires, and what is paid
+/// is done after the next start on the same [`store`](super::store::JobStore). [`Self::stop`] takes leave,
+/// and leaves the store free when it returns.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]

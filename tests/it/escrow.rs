@@ -3,15 +3,9 @@
 
 mod both;
 mod buying;
-#[allow(dead_code)]
-#[path = "hostile/cast.rs"]
-mod cast;
 mod crashes;
 mod faults;
 mod lies;
-#[allow(dead_code)]
-#[path = "hostile/stage.rs"]
-mod stage;
 mod wallets;
 
 use agent_compute::ids::{PaymentHash, Preimage};
@@ -19,9 +13,9 @@ use agent_compute::protocol::Feature;
 use agent_compute::protocol::message::AgentMessage;
 use agent_compute::wallet::{Incoming, Wallet};
 
-use self::cast::{Asked, Peer};
-use self::stage::{Books, Customer, PRICE, Stage};
+use crate::cast::{Asked, Peer};
 use crate::harness::Ran;
+use crate::stage::{self, Books, Customer, PRICE, Stage};
 
 /// A job whose money is held.
 #[derive(Clone)]

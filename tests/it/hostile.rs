@@ -2,7 +2,6 @@
 //! WebSockets, with play money. After each attack, ledger and bank agree to the millisatoshi, and honest
 //! peers are served.
 
-mod cast;
 mod channel;
 mod customers;
 mod delivery;
@@ -11,4 +10,3 @@ mod invoices;
 mod listings;
 mod records;
 mod seals;
-mod stage;

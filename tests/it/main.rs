@@ -9,6 +9,7 @@
 )]
 
 mod architecture;
+mod cast;
 mod crash;
 mod discovery;
 mod doctor;
@@ -28,4 +29,5 @@ mod purchase;
 mod record;
 mod relay;
 mod snapshots;
+mod stage;
 mod wallet;

@@ -3,7 +3,15 @@
 
 mod peers;
 
+use std::sync::Arc;
+
+use agent_compute::clock::Clock;
 use agent_compute::identity::Identity;
+use agent_compute::provider::backend::{Backend, BackendError, GenerateRequest, Generated};
+use agent_compute::provider::store::JobStore;
+use agent_compute::provider::{self, ChannelChoice, Parts, ProviderConfig};
+use agent_compute::relay::{PoolOptions, RelayPoolSession};
+use agent_compute::units::Network;
 use agent_compute::wallet::sim::{SimOptions, SimWallet};
 use nostr::{Event, JsonUtil};
 use serde_json::Value;
@@ -151,6 +159,52 @@ mod their_agent {
             assert_eq!(seller.process.exit_code(), Some(0));
         }
         assert_conserved(&world.bank());
+    }
+
+    /// A model that is out of order.
+    #[derive(Debug)]
+    struct Broken;
+
+    #[async_trait::async_trait]
+    impl Backend for Broken {
+        fn name(&self) -> &str {
+            "broken"
+        }
+
+        async fn models(&self) -> Result<Vec<String>, BackendError> {
+            Ok(vec!["broken".into()])
+        }
+
+        async fn generate(
+            &self,
+            _request: GenerateRequest,
+            _chunks: tokio::sync::mpsc::Sender<String>,
+        ) -> Result<Generated, BackendError> {
+            Err(BackendError::Failed("no memory left on device 0".into()))
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn is_told_of_a_failure_in_the_words_it_knows() {
+        let world = World::new();
+        let relay = nostr::RelayUrl::parse(&world.relay).unwrap();
+        let relays =
+            RelayPoolSession::connect(std::slice::from_ref(&relay), PoolOptions::default());
+        let parts = Parts {
+            identity: Identity::from_keys(nostr::Keys::generate()),
+            relays: relays.unwrap(),
+            wallet: Some(Arc::new(wallet(&world))),
+            backend: Arc::new(Broken),
+            store: JobStore::open(&world.home("jobs.sqlite")).unwrap(),
+            clock: Clock::system(),
+        };
+        let channel = ChannelChoice::Create { renew: false };
+        let config = ProviderConfig::new(channel, vec![relay], Network::Regtest);
+        let ours = provider::Provider::start(config, parts).await.unwrap();
+        let told = agent(&world.relay, PROMPT, &wallet(&world)).await;
+        assert!(told.starts_with("Error: "), "{told}");
+        assert!(!told.contains("device 0"), "{told}");
+        ours.stop().await.unwrap();
     }
 }
 

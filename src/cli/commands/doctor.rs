@@ -25,6 +25,7 @@ use serde::Serialize;
 
 use crate::cli::args::{DoctorArgs, GlobalArgs};
 use crate::cli::output::Output;
+use crate::cli::provider::SellerDoctorArgs;
 use crate::cli::settings::Settings;
 use crate::cli::signals;
 use crate::cli::text::{entry, one_line};
@@ -101,6 +102,15 @@ impl Finding {
     }
 }
 
+/// Whose doctor it is, and its flags.
+#[derive(Clone, Copy, Debug)]
+pub enum Asked<'a> {
+    /// `agent-customer`'s.
+    Buyer(&'a DoctorArgs),
+    /// `agent-provider`'s.
+    Seller(&'a SellerDoctorArgs),
+}
+
 /// Who is looked at.
 struct Patient {
     settings: Settings,
@@ -126,9 +136,8 @@ impl Patient {
 /// # Errors
 /// With the code of the gravest problem.
 pub async fn run(
-    role: Role,
+    asked: Asked<'_>,
     flags: &GlobalArgs,
-    args: &DoctorArgs,
     environment: Environment,
     out: &Output,
 ) -> Result<()> {
@@ -136,7 +145,7 @@ pub async fn run(
     out.without_advice();
     out.status("looking");
     let findings = signals
-        .or(async { Ok(examine(role, flags, args, environment).await) })
+        .or(async { Ok(examine(&asked, flags, environment).await) })
         .await?;
     out.clear_status();
     for finding in &findings {
@@ -148,12 +157,11 @@ pub async fn run(
     verdict(&findings, out)
 }
 
-async fn examine(
-    role: Role,
-    flags: &GlobalArgs,
-    args: &DoctorArgs,
-    environment: Environment,
-) -> Vec<Finding> {
+async fn examine(asked: &Asked<'_>, flags: &GlobalArgs, environment: Environment) -> Vec<Finding> {
+    let (role, args) = match asked {
+        Asked::Buyer(args) => (Role::Customer, *args),
+        Asked::Seller(args) => (Role::Provider, &args.doctor),
+    };
     let program = program(role, flags);
     let (mut findings, settings) = setup::configuration(role, flags, environment, &program);
     let Some(settings) = settings else {
@@ -171,7 +179,7 @@ async fn examine(
         books::look(&patient),
         outside::ask(&patient, key),
         money::look(&patient, key),
-        selling::look(&patient),
+        backend(&patient, asked),
     );
     findings.extend(books.findings);
     findings.push(outside::clock(&relays, books.time));
@@ -179,6 +187,17 @@ async fn examine(
     findings.push(wallet);
     findings.extend(backend);
     findings
+}
+
+async fn backend(patient: &Patient, asked: &Asked<'_>) -> Option<Finding> {
+    let Asked::Seller(args) = asked else {
+        return None;
+    };
+    let wanted = selling::Wanted {
+        kind: args.backend,
+        url: args.backend_url.as_deref(),
+    };
+    Some(selling::look(patient, &wanted).await)
 }
 
 /// The program's name and the flags that say where its home is.
@@ -257,6 +276,12 @@ fn verdict(findings: &[Finding], out: &Output) -> Result<()> {
         .unwrap_or(Code::Usage);
     let message = format!("{}{warnings}", counted(problems, "problem"));
     Err(Error::new(gravest, message))
+}
+
+/// Does what blocks on files where it may. `None` if it takes too long: a file system can hang.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let done = tokio::task::spawn_blocking(work);
+    tokio::time::timeout(WITHIN * 2, done).await.ok()?.ok()
 }
 
 /// What a key is called in messages.

@@ -20,9 +20,10 @@ pub(in crate::ledger) fn check_up(
     if matches!(file.try_exists(), Ok(false)) {
         return Ok(None);
     }
-    let looked = look::open(file)
-        .map_err(Fault::from)
-        .and_then(|db| read(&db, within));
+    let looked = look::twice(
+        || read(&look::open(file)?, within),
+        |found| found.as_ref().is_ok_and(|it| it.soundness.is_well()),
+    );
     looked.map(Some).map_err(|fault| fault.of(file))
 }
 

@@ -1,6 +1,6 @@
 //! A backend on any OpenAI-compatible server: Ollama, llama.cpp, vLLM, OpenAI itself.
 //!
-//! The requests are those of `async-openai`; below it stands our own [transport](http), which bounds what
+//! The requests are those of `async-openai`; below it stands a transport of our own, which bounds what
 //! a server may send, and beside it our own reading of the answers, which servers write in dialects.
 //!
 //! # What a job may cost
@@ -153,14 +153,19 @@ impl OpenAi {
         &self.address
     }
 
+    /// A trouble in words. Some servers repeat the key that they refuse.
+    fn without_key(&self, trouble: &Trouble) -> String {
+        let said = trouble.to_string();
+        match &self.key {
+            Some(key) => said.replace(key.expose(), "…"),
+            None => said,
+        }
+    }
+
     /// What a trouble is for the owner and for customers.
     fn explain(&self, trouble: Trouble) -> BackendError {
         let at = &self.address;
-        let mut said = trouble.to_string();
-        if let Some(key) = &self.key {
-            // Some servers repeat the key that they refuse.
-            said = said.replace(key.expose(), "…");
-        }
+        let said = self.without_key(&trouble);
         let Trouble::Refused { status, .. } = trouble else {
             return match trouble {
                 Trouble::Unreachable(_) => BackendError::Unreachable(format!("{at}: {said}")),
@@ -198,7 +203,8 @@ impl OpenAi {
             match (pause_after(&trouble), pauses.next()) {
                 (Some(wanted), Some(pause)) => {
                     let pause = pause.max(wanted.min(LONGEST_PAUSE));
-                    tracing::info!(%trouble, ?pause, "the backend is asked again");
+                    let trouble = self.without_key(&trouble);
+                    tracing::info!(trouble, ?pause, "the backend is asked again");
                     tokio::time::sleep(pause).await;
                 }
                 _ => return Err(trouble),
@@ -262,10 +268,16 @@ impl OpenAi {
             let piece = match tokio::time::timeout(patience, pieces.next()).await {
                 // All of the text is here; what is missing is the count, or a proper goodbye.
                 Ok(None | Some(Err(_))) | Err(_) if ended == Some(true) => break,
-                Ok(Some(Ok(piece))) => piece.read().map_err(Trouble::Unreadable)?,
+                Ok(Some(Ok(piece))) => match piece.read() {
+                    Err(_) if ended == Some(true) => break,
+                    piece => piece.map_err(Trouble::Unreadable)?,
+                },
                 Ok(Some(Err(error))) => return Err(Trouble::of_library(error)),
                 // A server that gives reasons to end gave none: it dropped the work for another.
-                Ok(None) if ended == Some(false) => Piece::broken("the server stopped half-way"),
+                Ok(None) if ended == Some(false) => Piece::broken(
+                    "it stopped half-way, as servers do that drop a request for the next one; \
+                     if this one does, sell with --max-jobs 1",
+                ),
                 Ok(None) => break,
                 Err(_) => return Err(silent(patience)),
             };
@@ -297,6 +309,8 @@ impl OpenAi {
             }
             patience = match ended {
                 Some(true) => LAST_WORDS,
+                // Some servers say who speaks before they begin to read the prompt.
+                _ if spent == 0 => self.silence.first,
                 _ => self.silence.between,
             };
         }
@@ -455,8 +469,10 @@ mod tests {
         ] {
             assert!(!shown.contains("hunter2"), "{shown}");
         }
-        let broken = OpenAi::new("https://host.example".parse()?, Some(Secret::new("a\nb")));
-        assert!(broken.is_err_and(|error| !error.to_string().contains("a\nb")));
+        for no_key in ["sk-\nhunter2", ""] {
+            let broken = OpenAi::new("https://host.example".parse()?, Some(Secret::new(no_key)));
+            assert!(broken.is_err_and(|error| !error.to_string().contains("hunter2")));
+        }
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::schema::{self, Unusable};
-use super::{JobStore, StoreError, unusable};
+use super::{JobStore, unusable};
 use crate::error::Error;
 use crate::look::{self, Soundness, beside};
 
@@ -44,10 +44,11 @@ impl JobStore {
         if matches!(path.try_exists(), Ok(false)) {
             return Ok(None);
         }
-        let mut found = look::open(path)
-            .map_err(Unusable::from)
-            .and_then(|db| read(&db, within))
-            .map_err(|error| unusable(path, &error))?;
+        let looked = look::twice(
+            || read(&look::open(path)?, within),
+            |found| found.as_ref().is_ok_and(|it| it.soundness.is_well()),
+        );
+        let mut found = looked.map_err(|error| unusable(path, &error))?;
         let lock = beside(path, ".lock");
         // A shared lock: two who look at once don't take each other for a seller.
         found.selling = File::open(&lock).is_ok_and(|file| file.try_lock_shared().is_err());
@@ -90,10 +91,4 @@ fn read(db: &Connection, within: Duration) -> Result<Checkup, Unusable> {
     found.untold = count("state IN ('done', 'failed') AND published_at IS NULL")?;
     found.failed = count("state = 'failed' AND wallet IS NOT NULL")?;
     Ok(found)
-}
-
-impl From<Unusable> for StoreError {
-    fn from(error: Unusable) -> Self {
-        Self::Storage(error.to_string())
-    }
 }

@@ -38,9 +38,12 @@ pub fn look(
     if matches!(bank.try_exists(), Ok(false)) {
         return Ok(None);
     }
-    let looked = look::open(bank)
-        .map_err(Problem::from)
-        .and_then(|books| read(&books, &account.to_hex(), network, within));
+    let account = account.to_hex();
+    let is_well = |found: &Option<Look>| found.as_ref().is_none_or(|it| it.soundness.is_well());
+    let looked = look::twice(
+        || read(&look::open(bank)?, &account, network, within),
+        |found| found.as_ref().is_ok_and(is_well),
+    );
     looked.map_err(|problem| match problem {
         Problem::Refused(why) => storage(bank, &why),
         problem => explain(bank, problem),

@@ -7,9 +7,9 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::crashes::{history, settle};
-use super::stage::chunks;
 use super::*;
 use crate::harness::{Running, run};
+use crate::stage::chunks;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_in_escrow_is_streamed_and_paid_for_after_delivery() {

@@ -1,7 +1,7 @@
 //! Providers that lie before the lock, fail after it, or claim at odd times.
 
-use super::cast::{draft, signed};
 use super::*;
+use crate::cast::{draft, signed};
 
 /// Buys in escrow from `provider`, which gets the money locked and then does `what`.
 async fn after_lock(
@@ -286,7 +286,7 @@ async fn an_endless_stream_ends_and_is_not_paid_for() {
     let (customer, ran, _) = after_lock(&stage, &mut provider, &[], async |provider, held| {
         let piece = "x".repeat(30_000);
         let pieces: Vec<_> = (0..200)
-            .map(|seq| provider.sign(&super::cast::chunk(&held.job.id, Some(seq), &piece, false)))
+            .map(|seq| provider.sign(&crate::cast::chunk(&held.job.id, Some(seq), &piece, false)))
             .collect();
         provider.publish_all(&pieces).await;
     })

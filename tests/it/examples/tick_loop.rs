@@ -212,6 +212,27 @@ async fn a_tick_that_was_cut_off_goes_on_with_what_is_left_of_it() {
     assert_eq!(life.paid().await, RUNWAY.per_tick_limit);
 }
 
+#[tokio::test]
+async fn what_can_only_fail_is_given_up_and_the_rest_goes_on() {
+    let life = Life::new().await;
+    let _provider = life.market.sell(model, PRICE).await.unwrap();
+    let mut agent = life.wake(RUNWAY).await;
+    // More than any message holds.
+    agent.hear("long ".repeat(20_000));
+    hears(&mut agent, &["Ada"]);
+    let tick = agent.tick().await.unwrap();
+    let Ended::Failed(error) = &tick.ended else {
+        panic!("{tick}")
+    };
+    assert_eq!(error.code(), Code::Usage);
+    let tick = agent.tick().await.unwrap();
+    assert!(matches!(tick.ended, Ended::Idle), "{tick}");
+    assert_eq!(tick.thoughts.len(), 1);
+    let ended = &life.diary()[0]["ended"];
+    assert!(ended.as_str().unwrap().starts_with("usage: "), "{ended}");
+    assert_eq!(life.paid().await, PRICE);
+}
+
 #[test]
 fn an_answer_that_asks_for_nothing_known_does_nothing() {
     assert_eq!(parse("NOTHING"), Action::Nothing);

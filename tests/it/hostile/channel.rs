@@ -6,9 +6,9 @@ use agent_compute::units::Msat;
 use agent_compute::wallet::{Incoming as Money, Wallet};
 use nostr::{Event, EventId, Keys, Timestamp};
 
-use super::cast::{Peer, chunk, result};
-use super::stage::{Books, PRICE, Stage};
+use crate::cast::{Peer, chunk, result};
 use crate::harness::Provider;
+use crate::stage::{Books, PRICE, Stage};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_a_third_key_says_of_our_job_is_believed() {

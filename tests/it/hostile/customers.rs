@@ -8,9 +8,9 @@ use agent_compute::units::Msat;
 use agent_compute::wallet::PayOutcome;
 use nostr::{Event, EventId, Keys, Timestamp};
 
-use super::cast::{Peer, now};
-use super::stage::{PRICE, SOON, Stage};
+use crate::cast::{Peer, now};
 use crate::harness::assert_conserved;
+use crate::stage::{PRICE, SOON, Stage};
 
 /// The real provider, and what is needed to attack it.
 struct Shop {

@@ -3,9 +3,9 @@
 use agent_compute::protocol::message::{AgentMessage, JobAccepted};
 use agent_compute::units::Msat;
 
-use super::cast::{Asked, Peer, chunk};
-use super::stage::{Books, Customer, PRICE, Stage, chunks};
+use crate::cast::{Asked, Peer, chunk};
 use crate::harness::Ran;
+use crate::stage::{Books, Customer, PRICE, Stage, chunks};
 
 /// Buys from `provider`, which takes the money and then does `what`.
 async fn after_payment(

@@ -5,8 +5,8 @@ use agent_compute::protocol::message::AgentMessage;
 use agent_compute::wallet::PayOutcome;
 use nostr::{Event, EventId, Keys};
 
-use super::cast::Peer;
-use super::stage::{Books, PRICE, SOON, Stage};
+use crate::cast::Peer;
+use crate::stage::{Books, PRICE, SOON, Stage};
 
 async fn shop() -> (Stage, Keys, crate::harness::Provider, EventId) {
     let (stage, keys) = (Stage::new().await, Keys::generate());

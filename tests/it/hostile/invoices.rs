@@ -6,8 +6,8 @@ use agent_compute::units::{Msat, Network};
 use agent_compute::wallet::Incoming as Money;
 use agent_compute::wallet::Wallet;
 
-use super::cast::{Peer, draft, now, signed};
-use super::stage::{Books, PRICE, Stage};
+use crate::cast::{Peer, draft, now, signed};
+use crate::stage::{Books, PRICE, Stage};
 
 /// The provider answers the request with this invoice, and it is refused: exit 11, nothing paid.
 async fn refused(stage: &Stage, provider: &mut Peer, what: &str, bolt11: String, says: u64) {

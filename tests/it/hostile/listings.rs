@@ -6,8 +6,8 @@ use agent_compute::units::{Msat, Network};
 use nostr::{Event, EventId, Keys, PublicKey, Timestamp};
 use serde_json::Value;
 
-use super::cast::{Peer, now};
-use super::stage::{Books, Customer, PRICE, Stage};
+use crate::cast::{Peer, now};
+use crate::stage::{Books, Customer, PRICE, Stage};
 
 /// What `providers` says of each key.
 async fn seen(stage: &Stage, customer: &Customer) -> Vec<Value> {

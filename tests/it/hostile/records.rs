@@ -3,8 +3,8 @@
 use agent_compute::units::Msat;
 use serde_json::Value;
 
-use super::cast::Peer;
-use super::stage::{Books, Customer, PRICE, Stage};
+use crate::cast::Peer;
+use crate::stage::{Books, Customer, PRICE, Stage};
 
 const BEST: [&str; 5] = ["--json", "--select", "best", "--prompt", "hello"];
 

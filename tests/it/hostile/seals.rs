@@ -10,8 +10,8 @@ use agent_compute::protocol::message::{AgentMessage, JobError, Sealed};
 use agent_compute::relay::seal::Sealer;
 use nostr::{Event, Keys, PublicKey, Timestamp};
 
-use super::cast::{Peer, now, result};
-use super::stage::{Books, PRICE, Stage};
+use crate::cast::{Peer, now, result};
+use crate::stage::{Books, PRICE, Stage};
 
 fn sealer(keys: &Keys) -> Sealer {
     Sealer::new(Identity::from_keys(keys.clone()))

@@ -1,8 +1,10 @@
 //! What becomes of a server's answers, the good and the bad.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use agent_compute::provider::backend::BackendError;
+use agent_compute::provider::backend::openai::Silence;
+use agent_compute::provider::backend::{Backend, BackendError};
 use serde_json::json;
 use tokio::sync::{Notify, mpsc};
 
@@ -11,7 +13,6 @@ use super::server::{
     whole,
 };
 use super::{SHORT, backend, failure, generate, request, shared, text};
-use agent_compute::provider::backend::Backend;
 
 #[tokio::test]
 async fn pieces_are_passed_on_while_the_server_is_still_at_work() {
@@ -229,6 +230,31 @@ async fn a_silent_server_is_given_up_before_and_within_its_answer() {
         assert!(error.to_string().contains("silent"), "{error}");
         server.is_left_alone().await;
     }
+}
+
+#[tokio::test]
+async fn a_server_that_says_who_speaks_may_still_read_the_prompt() {
+    let gate = shared(Notify::new());
+    let opened = Arc::clone(&gate);
+    let server = Server::chat(move |_| {
+        let who = json!({ "delta": { "role": "assistant" }, "finish_reason": null });
+        let beginning = vec![stream_head(), event(&json!({ "choices": [who] }))];
+        let end = b"data: {\"choices\":[{\"delta\":{\"content\":\"read\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+        let rest = vec![Step::Wait(Arc::clone(&gate)), Step::Send(end.to_vec())];
+        [beginning, rest].concat()
+    })
+    .await;
+    let patient = backend(&server).with_silence(Silence {
+        first: Duration::from_secs(60),
+        between: Duration::from_millis(20),
+    });
+    let open = async {
+        // Longer than the patience between pieces.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        opened.notify_one();
+    };
+    let ((made, _), ()) = tokio::join!(generate(&patient, 500), open);
+    assert_eq!(made.unwrap().text, "read");
 }
 
 #[tokio::test]

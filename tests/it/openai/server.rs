@@ -113,7 +113,7 @@ impl Server {
 
 /// Bounds what should happen at once.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    let bounded = tokio::time::timeout(Duration::from_secs(30), future);
+    let bounded = tokio::time::timeout(Duration::from_secs(120), future);
     bounded
         .await
         .unwrap_or_else(|_| panic!("never happened: {what}"))

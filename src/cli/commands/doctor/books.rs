@@ -1,6 +1,6 @@
 //! The ledger, or the job store.
 
-use super::{Finding, Patient, WITHIN, quoted};
+use super::{Finding, Patient, WITHIN, apart, quoted};
 use crate::config::Role;
 use crate::error::{Code, Error};
 use crate::ledger::{self, Checkup};
@@ -29,12 +29,12 @@ pub(super) async fn look(patient: &Patient) -> Books {
 async fn ledger(patient: &Patient) -> Books {
     let home = &patient.settings.home;
     let (folder, file) = (home.folder(Role::Customer), home.ledger_file());
-    let looked = tokio::task::spawn_blocking(move || ledger::check_up(&folder, WITHIN)).await;
+    let looked = apart(move || ledger::check_up(&folder, WITHIN)).await;
     let subject = file.display().to_string();
     let found = match looked {
-        Ok(Ok(found)) => found,
-        Ok(Err(error)) => return Books::of(unusable("ledger", &subject, &error.into())),
-        Err(_) => return Books::of(cut_off("ledger", &subject)),
+        Some(Ok(found)) => found,
+        Some(Err(error)) => return Books::of(unusable("ledger", &subject, &error.into())),
+        None => return Books::of(cut_off("ledger", &subject)),
     };
     let Some(found) = found else {
         let message = "there is none yet: it is made with the first purchase";
@@ -92,12 +92,12 @@ fn state_of_ledger(patient: &Patient, subject: &str, found: &Checkup) -> Finding
 async fn jobs(patient: &Patient) -> Books {
     let file = patient.settings.home.jobs_file();
     let path = file.clone();
-    let looked = tokio::task::spawn_blocking(move || JobStore::check_up(&path, WITHIN)).await;
+    let looked = apart(move || JobStore::check_up(&path, WITHIN)).await;
     let subject = file.display().to_string();
     let found = match looked {
-        Ok(Ok(found)) => found,
-        Ok(Err(error)) => return Books::of(unusable("jobs", &subject, &error)),
-        Err(_) => return Books::of(cut_off("jobs", &subject)),
+        Some(Ok(found)) => found,
+        Some(Err(error)) => return Books::of(unusable("jobs", &subject, &error)),
+        None => return Books::of(cut_off("jobs", &subject)),
     };
     let Some(found) = found else {
         let message = "there is none yet: it is made when selling begins";
@@ -156,7 +156,12 @@ fn unusable(check: &'static str, subject: &str, error: &Error) -> Finding {
 }
 
 fn cut_off(check: &'static str, subject: &str) -> Finding {
-    Finding::problem(check, subject, Code::Ledger, "looking into it was cut off")
+    Finding::problem(
+        check,
+        subject,
+        Code::Ledger,
+        "looking into it took too long",
+    )
 }
 
 fn damaged(check: &'static str, subject: &str, soundness: &Soundness) -> Option<Finding> {

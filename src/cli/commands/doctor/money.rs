@@ -2,7 +2,7 @@
 
 use nostr::PublicKey;
 
-use super::{Finding, Patient, WITHIN, quoted};
+use super::{Finding, Patient, WITHIN, apart, quoted};
 use crate::cli::settings::{SIM_FAULT_VARIABLE, SimChoice, WalletChoice};
 use crate::cli::wallets::{refuse_new_bank, told};
 use crate::error::Code;
@@ -51,16 +51,15 @@ async fn play_money(patient: &Patient, sim: &SimChoice, key: Option<PublicKey>) 
     // Whose account it is does not matter for whether the file is a bank.
     let account = key.unwrap_or_else(|| nostr::Keys::generate().public_key());
     let (bank, network) = (sim.bank.clone(), sim.network);
-    let looked =
-        tokio::task::spawn_blocking(move || sim::look(&bank, account, network, WITHIN)).await;
+    let looked = apart(move || sim::look(&bank, account, network, WITHIN)).await;
     let found = match looked {
-        Ok(Ok(found)) => found,
-        Ok(Err(error)) => {
+        Some(Ok(found)) => found,
+        Some(Err(error)) => {
             let error = told(error);
             return Finding::problem("wallet", subject, error.code(), error.message());
         }
-        Err(_) => {
-            let message = "looking into it was cut off";
+        None => {
+            let message = "looking into it took too long";
             return Finding::problem("wallet", subject, Code::Wallet, message);
         }
     };

@@ -89,6 +89,9 @@ fn root_words(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// The header with a key.
 pub(super) fn authorization(key: &Secret) -> Result<HeaderValue, BackendError> {
+    if key.expose().is_empty() {
+        return Err(BackendError::Failed("its key is empty".into()));
+    }
     let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose()))
         .map_err(|_| BackendError::Failed("its key has characters that no key has".into()))?;
     // `Debug` does not show it.

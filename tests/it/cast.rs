@@ -20,28 +20,28 @@ use agent_compute::wallet::{
 };
 use nostr::{Event, EventBuilder, EventId, Filter, Keys, Kind, PublicKey, Timestamp};
 
-use super::stage::{PRICE, SOON, Stage};
+use crate::stage::{PRICE, SOON, Stage};
 
 /// Somebody who speaks in a channel.
-pub(super) struct Peer {
-    pub(super) keys: Keys,
-    pub(super) wallet: SimWallet,
-    pub(super) session: Arc<RelayPoolSession>,
-    pub(super) channel: EventId,
+pub(crate) struct Peer {
+    pub(crate) keys: Keys,
+    pub(crate) wallet: SimWallet,
+    pub(crate) session: Arc<RelayPoolSession>,
+    pub(crate) channel: EventId,
     url: String,
     heard: Subscription,
 }
 
 /// A job that a fake provider was asked for.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
-    pub(super) id: JobId,
-    pub(super) request: JobRequest,
+pub(crate) struct Asked {
+    pub(crate) id: JobId,
+    pub(crate) request: JobRequest,
 }
 
 impl Peer {
     /// With this key, hearing all that others say in the channel from now on, and what was said.
-    pub(super) async fn join(stage: &Stage, keys: Keys, channel: EventId) -> Self {
+    pub(crate) async fn join(stage: &Stage, keys: Keys, channel: EventId) -> Self {
         let session = stage.session();
         let filter = Filter::new().kind(Kind::ChannelMessage).event(channel);
         let heard = session.subscribe(filter, SOON).await.unwrap();
@@ -55,28 +55,28 @@ impl Peer {
         }
     }
 
-    pub(super) fn key(&self) -> PublicKey {
+    pub(crate) fn key(&self) -> PublicKey {
         self.keys.public_key()
     }
 
     /// Signs any content as a message of the channel.
-    pub(super) fn sign_raw(&self, content: String, at: Timestamp) -> Event {
+    pub(crate) fn sign_raw(&self, content: String, at: Timestamp) -> Event {
         channel::message(self.channel, &self.url, content, None)
             .custom_created_at(at)
             .sign_with_keys(&self.keys)
             .unwrap()
     }
 
-    pub(super) fn sign(&self, message: &AgentMessage) -> Event {
+    pub(crate) fn sign(&self, message: &AgentMessage) -> Event {
         self.sign_raw(serde_json::to_string(message).unwrap(), Timestamp::now())
     }
 
-    pub(super) async fn publish(&self, event: &Event) {
+    pub(crate) async fn publish(&self, event: &Event) {
         self.session.publish(event, SOON).await.unwrap();
     }
 
     /// Publishes many events at once. What the relay refuses is its loss.
-    pub(super) async fn publish_all(&self, events: &[Event]) {
+    pub(crate) async fn publish_all(&self, events: &[Event]) {
         use futures_util::stream::{self, StreamExt};
         let published = stream::iter(events).map(|event| self.session.publish(event, SOON));
         published
@@ -85,14 +85,14 @@ impl Peer {
             .await;
     }
 
-    pub(super) async fn say(&self, message: AgentMessage) -> Event {
+    pub(crate) async fn say(&self, message: AgentMessage) -> Event {
         let event = self.sign(&message);
         self.publish(&event).await;
         event
     }
 
     /// The next message in the channel that `is` picks; others are skipped.
-    pub(super) async fn hear<T>(&mut self, is: impl Fn(&Event, AgentMessage) -> Option<T>) -> T {
+    pub(crate) async fn hear<T>(&mut self, is: impl Fn(&Event, AgentMessage) -> Option<T>) -> T {
         let waiting = async {
             loop {
                 let Some(Incoming::Event(event)) = self.heard.next().await else {
@@ -112,14 +112,14 @@ impl Peer {
     // What a provider does.
 
     /// A provider in a channel of its own, listed at [`PRICE`].
-    pub(super) async fn provider(stage: &Stage) -> Self {
+    pub(crate) async fn provider(stage: &Stage) -> Self {
         let provider = Self::unlisted(stage).await;
         provider.list(|_| {}).await;
         provider
     }
 
     /// A provider in a channel of its own that nobody has heard of.
-    pub(super) async fn unlisted(stage: &Stage) -> Self {
+    pub(crate) async fn unlisted(stage: &Stage) -> Self {
         let keys = Keys::generate();
         let event = channel::create("fake", "a test", &[]).sign_with_keys(&keys);
         let event = event.unwrap();
@@ -129,7 +129,7 @@ impl Peer {
     }
 
     /// What an honest provider would say of itself.
-    pub(super) fn listing_content(&self) -> ListingContent {
+    pub(crate) fn listing_content(&self) -> ListingContent {
         ListingContent {
             name: "fake".into(),
             about: "a test".into(),
@@ -144,7 +144,7 @@ impl Peer {
     }
 
     /// Lists itself, with changes.
-    pub(super) async fn list(&self, change: impl FnOnce(&mut ListingContent)) {
+    pub(crate) async fn list(&self, change: impl FnOnce(&mut ListingContent)) {
         let mut content = self.listing_content();
         change(&mut content);
         let event = listing(&content).sign_with_keys(&self.keys).unwrap();
@@ -152,7 +152,7 @@ impl Peer {
     }
 
     /// Lists itself, with these tags changed: each replaces all of its name.
-    pub(super) async fn list_with(&self, content: &str, tags: &[&[&str]]) {
+    pub(crate) async fn list_with(&self, content: &str, tags: &[&[&str]]) {
         let honest = listing(&self.listing_content()).sign_with_keys(&self.keys);
         let honest = honest.unwrap();
         let replaced = |name: &str| tags.iter().any(|tag| tag[0] == name);
@@ -175,7 +175,7 @@ impl Peer {
     }
 
     /// The next job that is asked of this provider.
-    pub(super) async fn asked(&mut self) -> Asked {
+    pub(crate) async fn asked(&mut self) -> Asked {
         let us = self.key().to_hex();
         self.hear(|event, message| match message {
             AgentMessage::JobRequest(request) if request.target_provider.as_ref() == Some(&us) => {
@@ -190,12 +190,12 @@ impl Peer {
     }
 
     /// A true invoice of this provider's wallet.
-    pub(super) async fn issue(&self, msat: u64) -> IssuedInvoice {
+    pub(crate) async fn issue(&self, msat: u64) -> IssuedInvoice {
         self.issue_on(msat, None).await
     }
 
     /// One that holds the money until settled or cancelled, if there is a hash.
-    pub(super) async fn issue_on(&self, msat: u64, hold: Option<PaymentHash>) -> IssuedInvoice {
+    pub(crate) async fn issue_on(&self, msat: u64, hold: Option<PaymentHash>) -> IssuedInvoice {
         let request = InvoiceRequest {
             amount: Msat::new(msat),
             expiry_secs: 600,
@@ -205,13 +205,13 @@ impl Peer {
         self.wallet.invoice(request).await.unwrap()
     }
 
-    pub(super) async fn quote(&self, job: &JobId, bolt11: &str, msat: u64) {
+    pub(crate) async fn quote(&self, job: &JobId, bolt11: &str, msat: u64) {
         let invoice = Invoice::new(job.clone(), bolt11, Msat::new(msat));
         self.say(AgentMessage::Invoice(invoice)).await;
     }
 
     /// The same in the words of a provider that knows our additions.
-    pub(super) async fn quote_modern(&self, job: &JobId, invoice: &IssuedInvoice) {
+    pub(crate) async fn quote_modern(&self, job: &JobId, invoice: &IssuedInvoice) {
         let invoice = Invoice {
             expires_at: Some(invoice.expires_at),
             ..Invoice::new(job.clone(), invoice.bolt11.clone(), invoice.amount)
@@ -220,7 +220,7 @@ impl Peer {
     }
 
     /// Waits until an invoice of this provider is paid, or its payment is held.
-    pub(super) async fn until_money(&self, hash: PaymentHash) -> Money {
+    pub(crate) async fn until_money(&self, hash: PaymentHash) -> Money {
         let waiting = async {
             let mut changes = self.wallet.changes().unwrap();
             loop {
@@ -237,12 +237,12 @@ impl Peer {
     }
 
     /// Takes the next job and its money, as far as [`PRICE`] goes; what follows is up to the attack.
-    pub(super) async fn paid_job(&mut self) -> Asked {
+    pub(crate) async fn paid_job(&mut self) -> Asked {
         self.paid_job_in(false).await
     }
 
     /// The same, with or without our additions.
-    pub(super) async fn paid_job_in(&mut self, modern: bool) -> Asked {
+    pub(crate) async fn paid_job_in(&mut self, modern: bool) -> Asked {
         let job = self.asked().await;
         let invoice = self.issue(PRICE).await;
         if modern {
@@ -254,15 +254,15 @@ impl Peer {
         job
     }
 
-    pub(super) async fn result(&self, job: &JobId, text: &str) {
+    pub(crate) async fn result(&self, job: &JobId, text: &str) {
         self.say(result(job, text)).await;
     }
 
-    pub(super) async fn chunk(&self, job: &JobId, seq: Option<u32>, text: &str, is_final: bool) {
+    pub(crate) async fn chunk(&self, job: &JobId, seq: Option<u32>, text: &str, is_final: bool) {
         self.say(chunk(job, seq, text, is_final)).await;
     }
 
-    pub(super) async fn refuse(&self, job: &JobId, message: &str) {
+    pub(crate) async fn refuse(&self, job: &JobId, message: &str) {
         self.say(AgentMessage::JobError(JobError::new(
             job.clone(),
             "failed",
@@ -272,7 +272,7 @@ impl Peer {
     }
 
     /// Sells one job honestly.
-    pub(super) async fn sell(&mut self, text: &str) {
+    pub(crate) async fn sell(&mut self, text: &str) {
         let job = self.paid_job().await;
         self.result(&job.id, text).await;
     }
@@ -280,19 +280,19 @@ impl Peer {
     // What a customer does.
 
     /// A request to `provider`, as an honest customer would make it.
-    pub(super) fn request(provider: PublicKey, prompt: &str) -> JobRequest {
+    pub(crate) fn request(provider: PublicKey, prompt: &str) -> JobRequest {
         JobRequest {
             nonce: Some(format!("{:032x}", rand::random::<u128>())),
             ..JobRequest::new(KIND_TEXT_GENERATION, prompt, 500, provider)
         }
     }
 
-    pub(super) async fn ask(&self, request: JobRequest) -> JobId {
+    pub(crate) async fn ask(&self, request: JobRequest) -> JobId {
         JobId::of_request(&self.say(AgentMessage::JobRequest(request)).await.id)
     }
 
     /// The invoice for a job, or the code of a refusal.
-    pub(super) async fn answer(&mut self, job: &JobId) -> Result<Invoice, String> {
+    pub(crate) async fn answer(&mut self, job: &JobId) -> Result<Invoice, String> {
         self.hear(|_, message| match message {
             AgentMessage::Invoice(invoice) if invoice.job_id == *job => Some(Ok(invoice)),
             AgentMessage::JobError(error) if error.job_id == *job => Some(Err(error.code)),
@@ -302,7 +302,7 @@ impl Peer {
     }
 
     /// The whole text of a job.
-    pub(super) async fn whole_text(&mut self, job: &JobId) -> String {
+    pub(crate) async fn whole_text(&mut self, job: &JobId) -> String {
         self.hear(|_, message| match message {
             AgentMessage::JobResult(result) if result.job_id == *job => Some(result.result),
             _ => None,
@@ -310,7 +310,7 @@ impl Peer {
         .await
     }
 
-    pub(super) async fn pay(&self, invoice: &Invoice) -> PayOutcome {
+    pub(crate) async fn pay(&self, invoice: &Invoice) -> PayOutcome {
         let parsed = parse_unchecked(&invoice.bolt11).unwrap();
         let request = PayRequest {
             bolt11: invoice.bolt11.clone(),
@@ -322,7 +322,7 @@ impl Peer {
         self.wallet.pay(request).await
     }
 
-    pub(super) async fn says_paid(&self, job: &JobId, payment_id: &str) {
+    pub(crate) async fn says_paid(&self, job: &JobId, payment_id: &str) {
         self.say(AgentMessage::PaymentSent(PaymentSent {
             job_id: job.clone(),
             payment_id: payment_id.into(),
@@ -331,18 +331,18 @@ impl Peer {
     }
 }
 
-pub(super) fn now() -> UnixSecs {
+pub(crate) fn now() -> UnixSecs {
     Clock::system().now()
 }
 
-pub(super) fn result(job: &JobId, text: &str) -> AgentMessage {
+pub(crate) fn result(job: &JobId, text: &str) -> AgentMessage {
     AgentMessage::JobResult(JobResult {
         job_id: job.clone(),
         result: text.into(),
     })
 }
 
-pub(super) fn chunk(job: &JobId, seq: Option<u32>, text: &str, is_final: bool) -> AgentMessage {
+pub(crate) fn chunk(job: &JobId, seq: Option<u32>, text: &str, is_final: bool) -> AgentMessage {
     AgentMessage::StreamChunk(StreamChunk {
         job_id: job.clone(),
         chunk: text.into(),
@@ -352,7 +352,7 @@ pub(super) fn chunk(job: &JobId, seq: Option<u32>, text: &str, is_final: bool) -
 }
 
 /// The draft of an invoice that no wallet made: signed, well-formed, and nobody's.
-pub(super) fn draft(msat: u64) -> Draft {
+pub(crate) fn draft(msat: u64) -> Draft {
     Draft {
         network: Network::Regtest,
         amount: Some(Msat::new(msat)),
@@ -365,6 +365,6 @@ pub(super) fn draft(msat: u64) -> Draft {
     }
 }
 
-pub(super) fn signed(draft: &Draft) -> String {
+pub(crate) fn signed(draft: &Draft) -> String {
     sign(draft, Keys::generate().secret_key()).unwrap()
 }

@@ -22,48 +22,48 @@ use agent_compute::wallet::sim::{SimOptions, SimWallet};
 use nostr::{Keys, PublicKey};
 use serde_json::Value;
 
-use super::cast::Peer;
+use crate::cast::Peer;
 use crate::harness::{Provider, Ran, Running, World, assert_conserved, run};
 
 /// The bound of everything that should happen at once. Machines are shared.
-pub(super) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// What an account opens with, in msat.
-pub(super) const OPENING: u64 = 100_000_000;
+pub(crate) const OPENING: u64 = 100_000_000;
 
 /// What our fake providers list, in msat.
-pub(super) const PRICE: u64 = 10_000;
+pub(crate) const PRICE: u64 = 10_000;
 
 /// The home of the real provider.
 const SELLER: &str = "seller";
 
 /// A relay, a bank and everybody's homes.
-pub(super) struct Stage {
-    pub(super) relay: EmbeddedRelay,
-    pub(super) world: World,
+pub(crate) struct Stage {
+    pub(crate) relay: EmbeddedRelay,
+    pub(crate) world: World,
     customers: AtomicUsize,
 }
 
 /// One customer: a home and a key.
 #[derive(Clone)]
-pub(super) struct Customer {
-    pub(super) home: String,
-    pub(super) keys: Keys,
+pub(crate) struct Customer {
+    pub(crate) home: String,
+    pub(crate) keys: Keys,
 }
 
 /// What a customer's ledger and bank account say, in msat.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Books {
-    pub(super) spent: u64,
-    pub(super) reserved: u64,
-    pub(super) unknown: u64,
+pub(crate) struct Books {
+    pub(crate) spent: u64,
+    pub(crate) reserved: u64,
+    pub(crate) unknown: u64,
     /// What is missing from the account.
-    pub(super) gone: u64,
+    pub(crate) gone: u64,
 }
 
 impl Books {
     /// Paid for good, and nothing open.
-    pub(super) const fn paid(msat: u64) -> Self {
+    pub(crate) const fn paid(msat: u64) -> Self {
         Self {
             spent: msat,
             reserved: 0,
@@ -73,12 +73,12 @@ impl Books {
     }
 
     /// Nothing was ever paid.
-    pub(super) const fn untouched() -> Self {
+    pub(crate) const fn untouched() -> Self {
         Self::paid(0)
     }
 
     /// Set aside for a payment in doubt, which has left the account.
-    pub(super) const fn in_doubt(msat: u64) -> Self {
+    pub(crate) const fn in_doubt(msat: u64) -> Self {
         Self {
             spent: 0,
             reserved: msat,
@@ -89,7 +89,7 @@ impl Books {
 }
 
 impl Stage {
-    pub(super) async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let relay = EmbeddedRelay::listen(SocketAddr::from(([127, 0, 0, 1], 0)));
         let relay = relay.await.unwrap();
         Self {
@@ -99,16 +99,16 @@ impl Stage {
         }
     }
 
-    pub(super) fn session(&self) -> Arc<RelayPoolSession> {
+    pub(crate) fn session(&self) -> Arc<RelayPoolSession> {
         RelayPoolSession::connect(&[self.relay.url()], PoolOptions::default()).unwrap()
     }
 
-    pub(super) fn wallet(&self, of: PublicKey) -> SimWallet {
+    pub(crate) fn wallet(&self, of: PublicKey) -> SimWallet {
         SimWallet::open(&self.world.bank(), of, SimOptions::default()).unwrap()
     }
 
     /// A customer who has never bought anything.
-    pub(super) fn customer(&self) -> Customer {
+    pub(crate) fn customer(&self) -> Customer {
         let number = self.customers.fetch_add(1, Ordering::Relaxed);
         Customer {
             home: format!("customer-{number}"),
@@ -117,7 +117,7 @@ impl Stage {
     }
 
     /// `agent-customer` of this customer, not started yet.
-    pub(super) fn command(&self, customer: &Customer, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, customer: &Customer, args: &[&str]) -> Command {
         let mut command = self.world.customer(&customer.home, args);
         command.env(
             "NOSTR_SECRET_KEY",
@@ -127,26 +127,26 @@ impl Stage {
     }
 
     /// Runs `agent-customer` to its end.
-    pub(super) async fn run(&self, customer: &Customer, args: &[&str]) -> Ran {
+    pub(crate) async fn run(&self, customer: &Customer, args: &[&str]) -> Ran {
         let mut command = self.command(customer, args);
         let running = tokio::task::spawn_blocking(move || run(&mut command));
         running.await.unwrap()
     }
 
     /// Buys from this provider, with `--json`.
-    pub(super) async fn buy(&self, customer: &Customer, from: PublicKey, args: &[&str]) -> Ran {
+    pub(crate) async fn buy(&self, customer: &Customer, from: PublicKey, args: &[&str]) -> Ran {
         let from = from.to_hex();
         let fixed = ["--json", "--select", &from, "--prompt", "hello"];
         self.run(customer, &[&fixed, args].concat()).await
     }
 
     /// `recover`, with `--json`.
-    pub(super) async fn recover(&self, customer: &Customer) -> Ran {
+    pub(crate) async fn recover(&self, customer: &Customer) -> Ran {
         self.run(customer, &["--json", "recover"]).await
     }
 
     /// A customer as an agent has it: in this process.
-    pub(super) async fn client(&self, customer: &Customer) -> ComputeClient {
+    pub(crate) async fn client(&self, customer: &Customer) -> ComputeClient {
         let builder = ComputeClient::builder()
             .home(Home::at(self.world.home(&customer.home)))
             .identity(Identity::from_keys(customer.keys.clone()))
@@ -156,7 +156,7 @@ impl Stage {
     }
 
     /// What a client of this process asks of this provider.
-    pub(super) fn request(&self, from: &Peer) -> PurchaseRequest {
+    pub(crate) fn request(&self, from: &Peer) -> PurchaseRequest {
         PurchaseRequest {
             select: Select::Provider(from.key().to_hex().parse().unwrap()),
             ..PurchaseRequest::new("hello")
@@ -168,7 +168,7 @@ impl Stage {
     }
 
     /// What ledger and bank say of a customer. The bank as a whole is added up, too.
-    pub(super) async fn books(&self, customer: &Customer) -> Books {
+    pub(crate) async fn books(&self, customer: &Customer) -> Books {
         assert_conserved(&self.world.bank());
         let folder = self.ledger_folder(customer);
         let ledger = Ledger::open_read_only(&folder, Clock::system())
@@ -208,7 +208,7 @@ impl Stage {
     }
 
     /// Waits until a purchase of this customer is on record as delivered.
-    pub(super) async fn until_delivered(&self, customer: &Customer) {
+    pub(crate) async fn until_delivered(&self, customer: &Customer) {
         let folder = self.ledger_folder(customer);
         let ledger = Ledger::open_read_only(&folder, Clock::system())
             .await
@@ -233,7 +233,7 @@ impl Stage {
     }
 
     /// The real provider, in a process of its own, with this key.
-    pub(super) async fn provider(&self, keys: &Keys, args: &[&str]) -> Provider {
+    pub(crate) async fn provider(&self, keys: &Keys, args: &[&str]) -> Provider {
         let args = [&["--backend", "echo", "--wallet", "sim"], args].concat();
         let mut command = self
             .world
@@ -248,7 +248,7 @@ impl Stage {
     }
 
     /// The state of a job in the real provider's books.
-    pub(super) async fn job_state(&self, job: &JobId) -> Option<String> {
+    pub(crate) async fn job_state(&self, job: &JobId) -> Option<String> {
         let mut command = self.world.bare_provider(SELLER, &["--json", "jobs"]);
         let running = tokio::task::spawn_blocking(move || run(&mut command).expect(0));
         let jobs = running.await.unwrap().events();
@@ -257,13 +257,13 @@ impl Stage {
     }
 
     /// What the owner of this key has earned, in msat.
-    pub(super) async fn earned(&self, keys: &Keys) -> u64 {
+    pub(crate) async fn earned(&self, keys: &Keys) -> u64 {
         let balance = self.wallet(keys.public_key()).balance().await;
         balance.unwrap().get() - OPENING
     }
 
     /// An honest customer, new each time, is served by this provider; its money is where it should be.
-    pub(super) async fn serves(&self, provider: &Keys) {
+    pub(crate) async fn serves(&self, provider: &Keys) {
         let customer = self.customer();
         let ran = self.buy(&customer, provider.public_key(), &[]).await;
         assert_eq!(ran.expect(0).last()["text"], "hello");
@@ -271,7 +271,7 @@ impl Stage {
     }
 
     /// Starts `agent-customer`, to be watched while it runs.
-    pub(super) fn start(&self, customer: &Customer, args: &[&str]) -> Running {
+    pub(crate) fn start(&self, customer: &Customer, args: &[&str]) -> Running {
         Running::start(&mut self.command(customer, args))
     }
 }
@@ -286,7 +286,7 @@ fn limits() -> Limits {
 }
 
 /// The texts of the `chunk` events.
-pub(super) fn chunks(ran: &Ran) -> Vec<String> {
+pub(crate) fn chunks(ran: &Ran) -> Vec<String> {
     let text = |event: Value| event["text"].as_str().unwrap().to_owned();
     let events = ran.events().into_iter();
     events
