@@ -169,7 +169,11 @@ impl Engine {
             return;
         };
         match std::mem::replace(&mut live.phase, Phase::Working) {
-            Phase::Quoted { mut job, .. } if job.escrow => {
+            // What is being cancelled is about to go back: no work for it until the wallet has answered.
+            Phase::Quoted {
+                mut job,
+                cancelling: false,
+            } if job.escrow => {
                 job.held_until = Some(held_until);
                 self.on_funded(job);
             }

@@ -63,9 +63,9 @@ fn a_hold_that_ended_while_both_were_down_is_freed_once_whoever_comes_back_first
 fn a_customer_that_comes_back_after_the_hold_pays_nothing_and_the_provider_says_unreleased() {
     let world = World::new();
     let mut seller = Seller::start(&world, &[]);
-    let mut buying = start_buying(&world, "buyer", &[]);
-    buying.wait_for("paying", reached("paying"));
+    let mut buying = locked_with_nobody(&world, &seller, "buyer");
     buying.signal("STOP");
+    seller.0.signal("CONT");
     seller.0.wait_for("delivered", reached("delivered"));
     buying.kill();
     end_all_holds(&world);
@@ -79,9 +79,9 @@ fn a_customer_that_comes_back_after_the_hold_pays_nothing_and_the_provider_says_
 fn a_release_that_was_too_late_leaves_a_result_that_cost_nothing() {
     let world = World::new();
     let mut seller = Seller::start(&world, &[]);
-    let mut buying = start_buying(&world, "buyer", &[]);
-    buying.wait_for("paying", reached("paying"));
+    let mut buying = locked_with_nobody(&world, &seller, "buyer");
     buying.signal("STOP");
+    seller.0.signal("CONT");
     seller.0.wait_for("delivered", reached("delivered"));
     seller.0.kill();
     buying.signal("CONT");

@@ -238,6 +238,9 @@ async fn a_wallet_that_fails_for_a_while_settles_and_returns_in_the_end() {
     let wallet = Arc::new(Moody {
         wallet: world.wallet(us),
         refusals: AtomicUsize::new(6),
+        gate: None,
+        cancelling: AtomicUsize::new(0),
+        held_since: AtomicUsize::new(0),
     });
     let parts = Parts {
         wallet: Some(Arc::clone(&wallet) as Arc<dyn Wallet>),
@@ -319,11 +322,57 @@ async fn wherever_it_is_cut_off_what_is_held_is_settled_or_returned_and_never_bo
     assert_eq!(world.earned(&keys).await, earned);
 }
 
+#[tokio::test]
+async fn what_is_locked_while_its_quote_is_being_cancelled_is_not_worked_for() {
+    let (world, keys) = (World::new().await, Keys::generate());
+    let us = keys.public_key();
+    let gate = Arc::new(Notify::new());
+    let wallet = Arc::new(Moody {
+        wallet: world.wallet(us),
+        refusals: AtomicUsize::new(0),
+        gate: Some(Arc::clone(&gate)),
+        cancelling: AtomicUsize::new(0),
+        held_since: AtomicUsize::new(0),
+    });
+    let backend = Arc::new(Led::default());
+    let parts = Parts {
+        wallet: Some(Arc::clone(&wallet) as Arc<dyn Wallet>),
+        backend: Arc::clone(&backend) as Arc<dyn Backend>,
+        ..world.parts(&keys)
+    };
+    let seller = Seller::start(world.config(), parts).await;
+    let mut peer = Peer::join(&world, us, seller.channel).await;
+    let escrow = peer.ask_in_escrow(us, "for nothing").await;
+    let job_id = escrow.job.clone();
+    peer.say(AgentMessage::Cancel(Cancel { job_id })).await;
+    eventually("the wallet was told to cancel", async || {
+        wallet.cancelling.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    peer.lock(&escrow).await;
+    // The second look-up begins only after the first was answered to.
+    eventually("the wallet has said held", async || {
+        wallet.held_since.load(Ordering::SeqCst) >= 2
+    })
+    .await;
+    gate.notify_one();
+    peer.until_returned(&escrow).await;
+    world.until_state(&escrow, JobState::Cancelled).await;
+    assert_eq!(backend.began.load(Ordering::SeqCst), 0);
+    assert_eq!(world.said(us, "JobResult").await, []);
+    assert_eq!(peer.balance().await, OPENING);
+}
+
 /// A wallet whose first calls to settle or cancel fail.
 #[derive(Debug)]
 struct Moody {
     wallet: SimWallet,
     refusals: AtomicUsize,
+    /// Where cancelling waits, if it does.
+    gate: Option<Arc<Notify>>,
+    /// Cancellations begun, and look-ups that have said *held* since.
+    cancelling: AtomicUsize,
+    held_since: AtomicUsize,
 }
 
 impl Moody {
@@ -360,7 +409,11 @@ impl Wallet for Moody {
         self.wallet.invoice(request).await
     }
     async fn incoming(&self, hash: PaymentHash) -> Result<Money, WalletError> {
-        self.wallet.incoming(hash).await
+        let found = self.wallet.incoming(hash).await;
+        if self.cancelling.load(Ordering::SeqCst) > 0 && matches!(found, Ok(Money::Held { .. })) {
+            self.held_since.fetch_add(1, Ordering::SeqCst);
+        }
+        found
     }
     async fn settle(&self, preimage: Preimage) -> Result<(), WalletError> {
         self.mood()?;
@@ -368,6 +421,10 @@ impl Wallet for Moody {
     }
     async fn cancel(&self, hash: PaymentHash) -> Result<(), WalletError> {
         self.mood()?;
+        self.cancelling.fetch_add(1, Ordering::SeqCst);
+        if let Some(gate) = &self.gate {
+            gate.notified().await;
+        }
         self.wallet.cancel(hash).await
     }
     async fn pay(&self, request: PayRequest) -> PayOutcome {
