@@ -265,8 +265,7 @@ impl Shop {
     }
 
     /// What this customer said in these channels since `since`: a release may be among it. Asked for by
-    /// itself: relays give so many events to a request, and nobody's release is to be lost among the words
-    /// of others.
+    /// itself, since only so much is read: nobody's release is to be lost among the words of others.
     pub(super) async fn missed(
         self: Arc<Self>,
         customer: PublicKey,
@@ -277,8 +276,7 @@ impl Shop {
             .kind(Kind::ChannelMessage)
             .author(customer)
             .events(channels)
-            .since(Timestamp::from_secs(since.get()))
-            .limit(MOST_MISSED);
+            .since(Timestamp::from_secs(since.get()));
         let relays = self.workshop.voice.relay.as_ref();
         let stored = relay::fetch(relays, filter, MISSED, MOST_MISSED).await;
         Outcome::Missed(stored.map_or_else(

@@ -1,5 +1,7 @@
 //! Escrow over crashes, restarts and departures: what is held is settled or given back in the end.
 
+use futures_util::{StreamExt as _, stream};
+
 use super::*;
 
 fn ended(job: &JobId) -> impl Fn(&ProviderEvent) -> Option<&'static str> {
@@ -10,6 +12,13 @@ fn ended(job: &JobId) -> impl Fn(&ProviderEvent) -> Option<&'static str> {
         ProviderEvent::Returned { job_id, .. } if *job_id == job => Some("returned"),
         _ => None,
     }
+}
+
+/// As if everything in the provider's books had happened two hours before.
+fn age_jobs(world: &World) {
+    let db = rusqlite::Connection::open(world.file("jobs.sqlite")).unwrap();
+    let aged = "UPDATE jobs SET changed_at = changed_at - 7200, published_at = published_at - 7200";
+    assert!(db.execute(aged, []).unwrap() > 0);
 }
 
 #[tokio::test]
@@ -28,10 +37,7 @@ async fn a_release_that_came_while_nobody_was_there_is_found() {
     peer.publish(&peer.sign_at(&escrow.release(), long_ago))
         .await;
 
-    let db = rusqlite::Connection::open(world.file("jobs.sqlite")).unwrap();
-    let aged = "UPDATE jobs SET changed_at = changed_at - 7200, published_at = published_at - 7200";
-    assert_eq!(db.execute(aged, []).unwrap(), 1);
-    drop(db);
+    age_jobs(&world);
     // In another channel by now: that of the job is listened to all the same.
     let config = ProviderConfig {
         channel: ChannelChoice::Create { renew: true },
@@ -58,16 +64,22 @@ async fn no_customer_talks_so_much_that_the_release_of_another_is_missed() {
         world.until_state(job, JobState::Delivered).await;
     }
     seller.stop_at_once().await;
-    honest.released(&escrow).await;
-    // More than a relay gives to one request, and later than the release.
+    // Longer ago than what is read of everybody's words.
+    let long_ago = Timestamp::now() - 2 * 3_600;
+    honest
+        .publish(&honest.sign_at(&escrow.release(), long_ago))
+        .await;
     let talk = AgentMessage::PaymentSent(PaymentSent {
         job_id: kept.job.clone(),
         payment_id: "talk".into(),
     });
-    let later = Timestamp::now() + 1;
-    for n in 0..600 {
-        loud.publish(&loud.sign_at(&talk, later + n)).await;
-    }
+    // More than is read of one customer, and later than the release.
+    let loud = &loud;
+    let said = (1..=2_050).map(|n| loud.sign_at(&talk, long_ago + n));
+    stream::iter(said)
+        .for_each_concurrent(64, async |event| loud.publish(&event).await)
+        .await;
+    age_jobs(&world);
     let mut seller = world.sell(&keys).await;
     assert_eq!(seller.until(ended(&escrow.job)).await, "settled");
     assert_eq!(world.earned(&keys).await, PRICE);
