@@ -56,9 +56,10 @@ pub(super) fn read_unfinished(
         job_from,
     )?;
     let holds = read_holds(db, seller, most)?;
+    // Whose money is ours, or gone, and who was not told all the same: it was released early.
     let sql = "SELECT request_id, customer, channel, messages, price_msat, state, sealed FROM jobs
          WHERE provider = ?1 AND published_at IS NULL
-         AND state IN ('done', 'failed', 'returning', 'returned')
+         AND state IN ('done', 'released', 'settled', 'unreleased', 'failed', 'returning', 'returned')
          AND messages IS NOT NULL LIMIT ?2";
     let unsent = all(&mut db.prepare(sql)?, params![key, most], unsent_from)?;
     let sql =
@@ -298,7 +299,10 @@ pub(super) fn unsent_from(row: &Row<'_>) -> Result<Unsent, StoreError> {
     Ok(Unsent {
         address,
         price: Msat::new(from_sql(row.get(4)?)),
-        is_result: state(row, 5)? == JobState::Done,
+        is_result: matches!(
+            state(row, 5)?,
+            JobState::Done | JobState::Released | JobState::Settled | JobState::Unreleased
+        ),
         messages: messages.collect::<Result<_, _>>().map_err(nonsense)?,
     })
 }
