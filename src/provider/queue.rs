@@ -13,6 +13,10 @@ use nostr::{EventId, PublicKey};
 /// for each of them.
 const MOST_OVERTAKINGS: u32 = 32;
 
+/// Customers of whom it is known that they had their turn in a round that goes on. With more of them, only
+/// those whose jobs wait are remembered.
+const MOST_AHEAD: usize = 1_024;
+
 /// A job that waits.
 #[derive(Debug)]
 struct Waiting {
@@ -84,11 +88,12 @@ impl Queue {
             job.overtaken += u32::from(job.arrival < next.arrival);
         }
         self.now = self.now.max(next.round);
-        if self.free.len() > 2 * self.waiting.len() {
-            let (now, waiting) = (self.now, &self.waiting);
-            self.free.retain(|customer, free| {
-                *free > now && waiting.iter().any(|job| job.customer == *customer)
-            });
+        let now = self.now;
+        self.free.retain(|_, free| *free > now);
+        if self.free.len() > MOST_AHEAD {
+            let waiting = &self.waiting;
+            self.free
+                .retain(|customer, _| waiting.iter().any(|job| job.customer == *customer));
         }
         Some(next.request)
     }
@@ -175,7 +180,31 @@ mod tests {
         assert!(when(1).is_some_and(|when| when <= most));
         assert!(when(2).is_some_and(|when| when <= most));
         assert_eq!(all.waiting.len(), 3);
-        assert!(all.free.len() <= 6, "who has gone is forgotten");
+    }
+
+    #[test]
+    fn who_is_being_worked_for_comes_after_who_is_not() {
+        let mut all = queue(&[(1, 1)]);
+        assert_eq!(all.pop(), Some(job(1)));
+        // The queue was empty, and the first job still runs.
+        all.push(job(2), customer(1));
+        all.push(job(3), customer(2));
+        assert_eq!(turns(&mut all), [job(3), job(2)]);
+    }
+
+    #[test]
+    fn customers_that_came_once_are_not_remembered_for_ever() {
+        let mut all = Queue::default();
+        for n in 0..10_000_u32 {
+            let mut key = [7; 32];
+            key[..4].copy_from_slice(&n.to_be_bytes());
+            all.push(
+                EventId::from_byte_array(key),
+                PublicKey::from_byte_array(key),
+            );
+            assert!(all.pop().is_some());
+            assert!(all.free.len() <= MOST_AHEAD + 1);
+        }
     }
 
     #[test]

@@ -62,10 +62,13 @@ pub mod listen;
 pub mod lock;
 #[doc(hidden)]
 pub mod observed;
+mod preimage_text;
 pub mod recover;
 #[doc(hidden)]
 pub mod state;
 #[doc(hidden)]
 pub mod step;
+#[doc(hidden)]
+pub mod terms;
 #[doc(hidden)]
 pub mod watcher;

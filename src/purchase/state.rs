@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
-use nostr::{Event as NostrEvent, EventId, PublicKey};
+use nostr::PublicKey;
 use serde::{Deserialize, Serialize};
 
 use super::assembly::Assembly;
 use super::event::{PurchaseEvent, Receipt};
 use super::lock::{Lock, Word};
+use super::preimage_text;
+pub use super::terms::{PayBy, Terms};
 use crate::error::Code;
-use crate::ids::{JobId, PaymentHash, Preimage, PurchaseId, WalletId};
+use crate::ids::{PaymentHash, Preimage, WalletId};
 use crate::ledger::{Entry, Refusal, SeenBalance, StateRow, Status};
 use crate::protocol::message::AgentMessage;
-use crate::units::{Msat, Network, UnixSecs};
+use crate::units::{Msat, UnixSecs};
 use crate::wallet::{Outgoing, PayOutcome};
 
 /// The version of the JSON below. A ledger with a later one was written by a later program.
@@ -20,96 +22,6 @@ const VERSION: u32 = 2;
 
 /// The version of a purchase without escrow, which programs from before there was one can read.
 const WITHOUT_ESCROW: u32 = 1;
-
-/// How a purchase is paid for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PayBy {
-    /// By this wallet, when the provider's BOLT11 invoice has passed the checks.
-    Invoice(WalletId),
-    /// Into escrow: by a hold invoice on the hash of a preimage of ours, which the provider is told once it
-    /// has delivered.
-    Escrow {
-        /// The wallet that locks the money.
-        wallet: WalletId,
-        /// 32 random bytes. Durable before their hash leaves the process, and theirs alone: without them
-        /// nobody can claim the payment.
-        #[serde(with = "preimage_text::one")]
-        preimage: Preimage,
-    },
-    /// Not at all: the original tool's test mode, on regtest only.
-    Nothing,
-}
-
-impl PayBy {
-    /// The wallet that pays, and that alone can say what became of a payment.
-    #[must_use]
-    pub const fn wallet(&self) -> Option<&WalletId> {
-        match self {
-            Self::Invoice(wallet) | Self::Escrow { wallet, .. } => Some(wallet),
-            Self::Nothing => None,
-        }
-    }
-
-    /// The secret of an escrow.
-    #[must_use]
-    pub const fn preimage(&self) -> Option<Preimage> {
-        match self {
-            Self::Escrow { preimage, .. } => Some(*preimage),
-            Self::Invoice(_) | Self::Nothing => None,
-        }
-    }
-
-    /// Whether the money is locked first and paid after delivery.
-    #[must_use]
-    pub const fn is_escrow(&self) -> bool {
-        matches!(self, Self::Escrow { .. })
-    }
-}
-
-/// What was asked, of whom, and on what terms. Fixed before the request leaves the process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Terms {
-    /// The purchase.
-    pub id: PurchaseId,
-    /// The only key whose answers count.
-    pub provider: PublicKey,
-    /// The channel it works in.
-    pub channel: EventId,
-    /// The model that is asked for.
-    pub model: Option<String>,
-    /// The signed request; its id names the job.
-    pub request: NostrEvent,
-    /// The network that the invoice must be on.
-    pub network: Network,
-    /// How it is paid.
-    pub pay_by: PayBy,
-    /// What the offer said it would cost; an invoice above it is refused.
-    pub listed: Option<Msat>,
-    /// What the buyer said it may cost; an invoice above it is refused.
-    pub max_price: Option<Msat>,
-    /// What routing may cost on top; `None`: by the rule of [`crate::config::default_fee_cap`].
-    pub max_fee: Option<Msat>,
-    /// The longest that the payee may keep the payment unclaimed, in seconds.
-    pub max_hold_secs: u64,
-    /// Whether what we say is sealed to the provider (NIP-44).
-    #[serde(default)]
-    pub sealed: bool,
-    /// What the caller's idempotency key stands for, if it gave one.
-    pub fingerprint: Option<String>,
-    /// When it began.
-    pub started_at: UnixSecs,
-    /// When the buyer gives up waiting.
-    pub deadline: UnixSecs,
-}
-
-impl Terms {
-    /// What both sides call the job.
-    #[must_use]
-    pub fn job_id(&self) -> JobId {
-        JobId::of_request(&self.request.id)
-    }
-}
 
 /// An invoice that passed the checks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -641,46 +553,5 @@ impl State {
             preimage: settled.preimage.map(|preimage| preimage.reveal()),
             elapsed_ms: *elapsed_ms,
         })
-    }
-}
-
-mod preimage_text {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use crate::ids::Preimage;
-
-    #[expect(clippy::ref_option, reason = "serde's signature")]
-    pub(super) fn serialize<S: Serializer>(
-        of: &Option<Preimage>,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        of.map(|preimage| preimage.reveal()).serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Option<Preimage>, D::Error> {
-        Option::<String>::deserialize(from)?
-            .map(|text| text.parse().map_err(serde::de::Error::custom))
-            .transpose()
-    }
-
-    /// One that is there.
-    pub(super) mod one {
-        use super::{Deserialize as _, Deserializer, Preimage, Serialize as _, Serializer};
-
-        pub(in super::super) fn serialize<S: Serializer>(
-            of: &Preimage,
-            to: S,
-        ) -> Result<S::Ok, S::Error> {
-            of.reveal().serialize(to)
-        }
-
-        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
-            from: D,
-        ) -> Result<Preimage, D::Error> {
-            let text = String::deserialize(from)?;
-            text.parse().map_err(serde::de::Error::custom)
-        }
     }
 }

@@ -126,7 +126,19 @@ fn looking_makes_nothing_and_says_what_is_missing() {
             ran.expect(12);
         }
     }
-    // The command that mends it does.
+    // The command that mends it does, and with --config in the file that was named.
+    let elsewhere = world.dir.path().join("else where.toml");
+    fs::write(&elsewhere, "[runway]\nreserve_sats = 1").unwrap();
+    let named = [
+        "--config",
+        elsewhere.to_str().unwrap(),
+        "--relay",
+        &world.relay,
+    ];
+    let json = [&named[..], &["--json", "doctor"]].concat();
+    let found = checks(&run(&mut world.bare_customer("fresh", &json)).expect(12));
+    mend(&world, "fresh", &found, "wallet");
+    run(&mut world.bare_customer("fresh", &json)).expect(0);
     let found = checks(&run(
         &mut world.bare_customer("fresh", &["--json", "doctor"])
     ));
@@ -270,21 +282,22 @@ fn a_configuration_that_is_off_is_named_and_the_rest_is_looked_at_all_the_same()
 #[test]
 fn an_encrypted_identity_is_said_to_be_so_without_its_password() {
     let world = World::new();
+    let password = "correct horse battery staple 42";
+    let mut new = world.bare_customer("buyer", &["identity", "new"]);
+    run(new.env("AGENT_COMPUTE_PASSWORD", password)).expect(0);
     let file = world.home("buyer").join("customer/identity.enc");
-    fs::create_dir_all(file.parent().unwrap()).unwrap();
-    for folder in [world.home("buyer"), file.parent().unwrap().to_owned()] {
-        set_mode(&folder, 0o700);
-    }
-    let found_with = |content: &str, code: i32| {
-        fs::write(&file, content).unwrap();
-        set_mode(&file, 0o600);
+    let doctor = |code: i32| {
         let ran = run(&mut world.customer("buyer", &["--json", "doctor"])).expect(code);
         of(&checks(&ran), "identity", "identity.enc").clone()
     };
-    let encrypted = found_with(include_str!("../fixtures/identity/encrypted-v1.json"), 0);
-    assert!(encrypted["message"].as_str().unwrap().contains("encrypted"));
-    let garbage = found_with("garbage", 2);
-    assert_eq!(garbage["status"], "problem");
+    let encrypted = doctor(0);
+    let message = encrypted["message"].as_str().unwrap();
+    assert!(
+        message.contains("npub1") && message.contains(", encrypted"),
+        "{message}"
+    );
+    fs::write(&file, "garbage").unwrap();
+    assert_eq!(doctor(2)["status"], "problem");
 
     fs::remove_file(&file).unwrap();
     let mut command = world.customer("buyer", &["--json", "doctor"]);

@@ -17,7 +17,7 @@ mod outside;
 mod selling;
 mod setup;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nostr::PublicKey;
@@ -114,6 +114,8 @@ pub enum Asked<'a> {
 /// Who is looked at.
 struct Patient {
     settings: Settings,
+    /// The configuration file, whether or not there is one.
+    config: PathBuf,
     /// This program with the flags that say where its home is, for commands to be typed.
     program: String,
     /// Whether relays that are not in a private network are written to.
@@ -124,6 +126,11 @@ impl Patient {
     /// A command of this program that mends something.
     fn command(&self, words: &str) -> String {
         format!("{} {words}", self.program)
+    }
+
+    /// The command that opens the configuration for editing.
+    fn edit(&self) -> String {
+        format!("${{EDITOR:-vi}} {}", quoted(&self.config))
     }
 
     const fn is_provider(&self) -> bool {
@@ -167,7 +174,9 @@ async fn examine(asked: &Asked<'_>, flags: &GlobalArgs, environment: Environment
     let Some(settings) = settings else {
         return findings;
     };
+    let config = flags.config.clone();
     let patient = Patient {
+        config: config.unwrap_or_else(|| settings.home.config_file().to_owned()),
         settings,
         program,
         writes: args.write,

@@ -14,18 +14,12 @@ use crate::wallet::sim;
 pub(super) async fn look(patient: &Patient, key: Option<PublicKey>) -> Finding {
     let problem =
         |subject: &str, message: &str| Finding::problem("wallet", subject, Code::Wallet, message);
-    let choose = || {
-        let file = patient.settings.home.config_file();
-        let folder = file.parent().map(quoted).unwrap_or_default();
-        let file = quoted(file);
-        format!(r#"mkdir -p {folder} && printf '[wallet]\nkind = "sim"\n' >> {file}"#)
-    };
     match &patient.settings.wallet {
         WalletChoice::Unset => problem(
             "none",
             "none is configured: name one with --wallet, or in [wallet] kind (sim is play money)",
         )
-        .fix(choose()),
+        .fix(choose(patient)),
         WalletChoice::Missing(kind) => problem(
             kind.as_str(),
             "this program has no such wallet; it has sim, which is play money",
@@ -34,6 +28,18 @@ pub(super) async fn look(patient: &Patient, key: Option<PublicKey>) -> Finding {
         WalletChoice::Without => Finding::ok("wallet", "none", "--no-wallet: nothing is paid"),
         WalletChoice::Sim(sim) => play_money(patient, sim, key).await,
     }
+}
+
+/// The command that chooses play money.
+fn choose(patient: &Patient) -> String {
+    let file = &patient.config;
+    // A table may stand in a file once only.
+    if std::fs::read_to_string(file).is_ok_and(|text| text.contains("[wallet]")) {
+        return patient.edit();
+    }
+    let folder = file.parent().map(quoted).unwrap_or_default();
+    let file = quoted(file);
+    format!(r#"mkdir -p {folder} && printf '\n[wallet]\nkind = "sim"\n' >> {file}"#)
 }
 
 async fn play_money(patient: &Patient, sim: &SimChoice, key: Option<PublicKey>) -> Finding {

@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use nostr::{Filter, Kind, PublicKey, RelayUrl};
 
-use super::{Finding, Patient, WITHIN, quoted};
+use super::{Finding, Patient, WITHIN};
 use crate::cli::commands::history::when;
 use crate::clock::Clock;
 use crate::error::Code;
@@ -91,8 +91,7 @@ fn relay(
     };
     let configured = patient.settings.config.relays.contains(url);
     let fix = if configured {
-        let file = patient.settings.home.config_file();
-        format!("${{EDITOR:-vi}} {}", quoted(file))
+        patient.edit()
     } else {
         patient.command("--relay wss://ANOTHER doctor")
     };

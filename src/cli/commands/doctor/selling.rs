@@ -77,9 +77,7 @@ fn served(patient: &Patient, subject: &str, models: &[String]) -> Finding {
             "it has {list}, and not {}, which [provider] models names",
             missing.join(", ")
         );
-        let file = super::quoted(patient.settings.home.config_file());
-        return Finding::problem("backend", subject, Code::Usage, message)
-            .fix(format!("${{EDITOR:-vi}} {file}"));
+        return Finding::problem("backend", subject, Code::Usage, message).fix(patient.edit());
     }
     match models {
         [] => Finding::problem(
