@@ -129,6 +129,8 @@ pub struct LateQuote {
     pub payment_hash: PaymentHash,
     /// When the quote ended.
     pub expires_at: UnixSecs,
+    /// Whether money that is only held pays for it.
+    pub escrow: bool,
 }
 
 /// Messages on record that no relay is known to have taken.

@@ -15,6 +15,11 @@ pub(super) const SELECT_JOB: &str = "SELECT request_id, customer, channel, promp
     deployed, price_msat, bolt11, payment_hash, requested_at, expires_at, attempts, sealed, escrow, \
     held_until FROM jobs";
 
+/// Jobs that ended and whose customers were not told. A result may have its money already, or have lost it,
+/// where that was released, or taken back, before a relay took the result.
+pub(super) const UNSENT: &str = "published_at IS NULL AND messages IS NOT NULL AND state IN \
+    ('done', 'released', 'settled', 'unreleased', 'failed', 'returning', 'returned')";
+
 pub(super) fn read_unfinished(
     db: &Connection,
     seller: &Seller,
@@ -38,7 +43,7 @@ pub(super) fn read_unfinished(
     )?;
     let quoted = all(&mut db.prepare(&sql)?, whose, job_from)?;
     let sql = format!(
-        "SELECT request_id, customer, payment_hash, expires_at FROM jobs WHERE {ours}
+        "SELECT request_id, customer, payment_hash, expires_at, escrow FROM jobs WHERE {ours}
          AND state = 'quoted' AND expires_at <= ?5 AND payment_hash IS NOT NULL
          ORDER BY expires_at DESC LIMIT ?4"
     );
@@ -56,12 +61,11 @@ pub(super) fn read_unfinished(
         job_from,
     )?;
     let holds = read_holds(db, seller, most)?;
-    // Whose money is ours, or gone, and who was not told all the same: it was released early.
-    let sql = "SELECT request_id, customer, channel, messages, price_msat, state, sealed FROM jobs
-         WHERE provider = ?1 AND published_at IS NULL
-         AND state IN ('done', 'released', 'settled', 'unreleased', 'failed', 'returning', 'returned')
-         AND messages IS NOT NULL LIMIT ?2";
-    let unsent = all(&mut db.prepare(sql)?, params![key, most], unsent_from)?;
+    let sql = format!(
+        "SELECT request_id, customer, channel, messages, price_msat, state, sealed FROM jobs
+         WHERE provider = ?1 AND {UNSENT} LIMIT ?2"
+    );
+    let unsent = all(&mut db.prepare(&sql)?, params![key, most], unsent_from)?;
     let sql =
         "SELECT request_id FROM jobs WHERE requested_at >= ?1 ORDER BY requested_at DESC LIMIT ?2";
     let recent = params![to_sql(recent_since.get()), most];
@@ -263,6 +267,7 @@ pub(super) fn late_from(row: &Row<'_>) -> Result<LateQuote, StoreError> {
         customer: public_key(row, 1)?,
         payment_hash: parsed(row, 2, str::parse)?,
         expires_at: at(row, 3)?,
+        escrow: row.get(4)?,
     })
 }
 

@@ -449,7 +449,7 @@ async fn lies_about_locked_money_cost_a_look_and_get_nothing() {
     let us = keys.public_key();
     let wallet = Arc::new(Blinded {
         wallet: world.wallet(us),
-        sees: true.into(),
+        says: None.into(),
         asked: AtomicUsize::new(0),
     });
     let backend = Arc::new(Led::default());
@@ -522,7 +522,7 @@ async fn money_that_is_seen_to_be_held_after_the_quote_expired_is_worked_for() {
     let open = |of| SimWallet::open(&world.file("bank.sqlite"), of, options.clone()).unwrap();
     let wallet = Arc::new(Blinded {
         wallet: open(us),
-        sees: false.into(),
+        says: Some(Money::Open).into(),
         asked: AtomicUsize::new(0),
     });
     let parts = Parts {
@@ -540,7 +540,7 @@ async fn money_that_is_seen_to_be_held_after_the_quote_expired_is_worked_for() {
         _ => None,
     };
     assert_eq!(seller.until(expired).await, escrow.job);
-    wallet.sees.store(true, Ordering::SeqCst);
+    *wallet.says.lock().unwrap() = None;
     // As the last time, and yet another event.
     let again = PaymentSent {
         job_id: escrow.job.clone(),

@@ -88,7 +88,7 @@ async fn a_payment_that_is_seen_after_the_quote_expired_is_served() {
             },
         )
         .unwrap(),
-        sees: false.into(),
+        says: Some(Money::Open).into(),
         asked: AtomicUsize::new(0),
     });
     let config = ProviderConfig {
@@ -118,8 +118,22 @@ async fn a_payment_that_is_seen_after_the_quote_expired_is_served() {
         _ => None,
     };
     assert_eq!(seller.until(expired).await, job);
-    wallet.sees.store(true, Ordering::SeqCst);
+    // Not paid for good yet, and nobody asked for escrow: it is looked at again.
+    *wallet.says.lock().unwrap() = Some(Money::Held {
+        deadline: started.plus(7_200),
+    });
+    let asked = wallet.asked.load(Ordering::SeqCst);
     peer.paid(&job).await;
+    eventually("the wallet is asked", async || {
+        wallet.asked.load(Ordering::SeqCst) > asked
+    })
+    .await;
+    *wallet.says.lock().unwrap() = None;
+    let again = PaymentSent {
+        job_id: job.clone(),
+        payment_id: "again".into(),
+    };
+    peer.say(AgentMessage::PaymentSent(again)).await;
     assert_eq!(peer.result(&job).await, "better late");
     seller.until_delivered(&job).await;
 }
