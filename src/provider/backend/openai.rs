@@ -48,8 +48,8 @@ use self::dialect::Dialect;
 pub use self::find::{LOCAL_PORTS, NoServer, find};
 use self::http::{Exchange, Trouble};
 use self::wire::{Completion, ModelList, Piece};
-use super::{Backend, BackendError, GenerateRequest, Generated};
-use crate::config::{MAX_MODEL_BYTES, MAX_RESULT_BYTES};
+use super::{Backend, BackendError, GenerateRequest, Generated, MAX_RESULT_BYTES};
+use crate::config::MAX_MODEL_BYTES;
 use crate::secret::Secret;
 
 /// How long a server may take to list its models.
