@@ -388,16 +388,46 @@ impl Backend for Led {
     }
 }
 
-/// A wallet that says the same of all payments until it is told to look, and gives no hints.
+/// A wallet in a mood of its own, that gives no hints.
 #[derive(Debug)]
-struct Blinded {
+struct Moody {
     wallet: SimWallet,
+    /// What it says of all payments to it, instead of the truth.
     says: std::sync::Mutex<Option<Money>>,
+    /// How often it was asked.
     asked: AtomicUsize,
+    /// So many calls to settle or cancel fail first.
+    refusals: AtomicUsize,
+}
+
+impl Moody {
+    fn new(wallet: SimWallet) -> Self {
+        Self {
+            wallet,
+            says: None.into(),
+            asked: AtomicUsize::new(0),
+            refusals: AtomicUsize::new(0),
+        }
+    }
+
+    fn say(&self, of_all: impl Into<Option<Money>>) {
+        *self.says.lock().unwrap() = of_all.into();
+    }
+
+    fn mood(&self) -> Result<(), WalletError> {
+        let calmer = |left: usize| left.checked_sub(1);
+        let refused = self
+            .refusals
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, calmer);
+        match refused {
+            Ok(_) => Err(WalletError::Unreachable("not now".into())),
+            Err(_) => Ok(()),
+        }
+    }
 }
 
 #[async_trait::async_trait]
-impl Wallet for Blinded {
+impl Wallet for Moody {
     fn id(&self) -> &agent_compute::ids::WalletId {
         self.wallet.id()
     }
@@ -425,10 +455,12 @@ impl Wallet for Blinded {
         }
     }
     async fn settle(&self, preimage: Preimage) -> Result<(), WalletError> {
+        self.mood()?;
         self.wallet.settle(preimage).await
     }
-    async fn cancel(&self, _: PaymentHash) -> Result<(), WalletError> {
-        Err(WalletError::Unsupported("cancel"))
+    async fn cancel(&self, hash: PaymentHash) -> Result<(), WalletError> {
+        self.mood()?;
+        self.wallet.cancel(hash).await
     }
     async fn pay(&self, request: PayRequest) -> PayOutcome {
         self.wallet.pay(request).await

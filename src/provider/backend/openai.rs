@@ -421,14 +421,6 @@ impl Backend for OpenAi {
 mod tests {
     use super::*;
 
-    fn refused(status: u16, words: &str) -> Trouble {
-        Trouble::Refused {
-            status,
-            words: words.into(),
-            retry_after: None,
-        }
-    }
-
     #[test]
     fn a_path_of_this_machine_is_not_published() {
         for (id, name) in [
@@ -460,7 +452,7 @@ mod tests {
     fn neither_debug_nor_errors_show_the_key() -> Result<(), Box<dyn std::error::Error>> {
         let key = Some(Secret::new("sk-hunter2"));
         let server = OpenAi::new("https://host.example".parse()?, key)?;
-        let error = server.explain(refused(401, "no such key: sk-hunter2"));
+        let error = server.explain(Trouble::refused(401, "no such key: sk-hunter2"));
         assert!(error.to_string().contains("refuses the key"), "{error}");
         for shown in [
             format!("{server:?}"),

@@ -426,7 +426,12 @@ async fn a_start_finds_held_money_whatever_was_to_be_done_with_it() {
         .collect();
     assert_eq!(
         unsent,
-        [(done, true), (early, true), (failed, false), (settled, true)],
+        [
+            (done, true),
+            (early, true),
+            (failed, false),
+            (settled, true)
+        ],
         "a result is owed until a relay has it, also where its money is ours already"
     );
     assert!(!format!("{left:?}").contains(&preimage(7).reveal()));
