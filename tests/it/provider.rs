@@ -448,7 +448,7 @@ impl Wallet for Moody {
     }
     async fn incoming(&self, hash: PaymentHash) -> Result<Money, WalletError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        let says = self.says.lock().unwrap().clone();
+        let says = *self.says.lock().unwrap();
         match says {
             Some(said) => Ok(said),
             None => self.wallet.incoming(hash).await,

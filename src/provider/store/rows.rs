@@ -61,6 +61,12 @@ pub(super) fn read_unfinished(
         job_from,
     )?;
     let holds = read_holds(db, seller, most)?;
+    let sql =
+        "SELECT DISTINCT channel FROM jobs WHERE escrow = 1 AND provider = ?1 AND wallet IS ?2
+         AND network = ?3 AND settled_at IS NULL
+         AND state IN ('quoted', 'held', 'running', 'done', 'delivered')";
+    let ours = params![key, wallet, network];
+    let channels = all(&mut db.prepare(sql)?, ours, |row| event_id(row, 0))?;
     let sql = format!(
         "SELECT request_id, customer, channel, messages, price_msat, state, sealed FROM jobs
          WHERE provider = ?1 AND {UNSENT} LIMIT ?2"
@@ -80,6 +86,7 @@ pub(super) fn read_unfinished(
         late,
         paid,
         holds,
+        channels,
         unsent,
         recent,
         last_request: last.map(from_sql).map(UnixSecs::new),

@@ -44,6 +44,25 @@ async fn a_release_that_came_while_nobody_was_there_is_found() {
 }
 
 #[tokio::test]
+async fn what_was_quoted_in_an_earlier_channel_is_released_there() {
+    let (world, keys) = (World::new().await, Keys::generate());
+    let us = keys.public_key();
+    let seller = world.sell(&keys).await;
+    let mut peer = Peer::join(&world, us, seller.channel).await;
+    let escrow = peer.ask_in_escrow(us, "release me").await;
+    seller.stop_at_once().await;
+    peer.lock(&escrow).await;
+    let config = ProviderConfig {
+        channel: ChannelChoice::Create { renew: true },
+        ..world.config()
+    };
+    let mut seller = Seller::start(config, world.parts(&keys)).await;
+    assert_eq!(peer.result(&escrow.job).await, "release me");
+    peer.released(&escrow).await;
+    assert_eq!(seller.until(ended(&escrow.job)).await, "settled");
+}
+
+#[tokio::test]
 async fn held_jobs_are_done_after_a_restart_if_the_money_is_still_held() {
     let (world, keys) = (World::new().await, Keys::generate());
     let us = keys.public_key();
