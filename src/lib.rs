@@ -101,15 +101,16 @@
 //! |---|---|
 //! | [`units`], [`ids`], [`error`], [`clock`], [`secret`] | money, names, failures, time and secrets as types |
 //! | [`look`] | reading an SQLite file without changing anything |
-//! | [`protocol`] | the wire: messages, channel events, listings; pure |
-//! | [`identity`], [`config`] | who we are; settings and constants |
-//! | [`relay`] | several Nostr relays as one (port), the embedded relay |
+//! | [`protocol`] | the wire: messages, channel events, listings; what a buyer's record of a provider is; pure |
+//! | [`identity`], [`config`] | who we are, and the file that keeps it; settings and constants |
+//! | [`relay`] | several Nostr relays as one (port); signing and sealing (NIP-44); the embedded relay |
 //! | [`wallet`] | where money is (port), invoice checks (pure), play money |
-//! | [`ledger`] | what is set aside and spent; limits (pure), SQLite |
-//! | [`discovery`], [`market`] | who offers what; whom to take (pure) |
-//! | [`purchase`] | one purchase: pure step, driver, recovery |
+//! | [`ledger`] | what is set aside and spent, and how providers behaved; limits (pure), SQLite |
+//! | [`discovery`], [`market`] | who offers what; whom to take, and what a record is worth (pure) |
+//! | [`purchase`] | one purchase, paid first or in escrow: pure step, driver, recovery |
 //! | [`client`] | the buyer |
-//! | `provider` | the seller |
+//! | `provider` | the seller: quotes, queue, escrow, the job store |
+//! | `provider::backend` | what makes the text (port): echo, any OpenAI-compatible server |
 //! | `cli` | the two programs |
 //!
 //! Buyer and seller never import each other: they meet through [`protocol`] alone, so a test of both is a
@@ -121,8 +122,11 @@
 //! * No payment is attempted without a durable reservation and a durable record of what is about to be paid.
 //! * At most one live or settled payment per purchase, and per payment hash.
 //! * A payment in doubt keeps its money reserved; only a look-up that proves failure frees it.
+//! * The preimage of an escrow is on record before its hash leaves the process, and leaves the process only
+//!   with a complete result on record.
 //! * Each process holds a lock and stamps its purchases; recovery takes only those whose owner is dead.
-//! * A provider starts no paid work before its own wallet says that the money is there.
+//! * What is to be sealed is not sent in the open instead, whatever fails, and whatever a later listing says.
+//! * A provider starts no paid work before its own wallet says that the money is there: paid, or held.
 //! * Nothing read from the network can panic a process, grow its memory without bound, or reach a terminal
 //!   unescaped.
 

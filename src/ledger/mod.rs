@@ -72,9 +72,9 @@ pub struct Scope {
 pub enum Status {
     /// Under way, or cut off under way.
     Open,
-    /// The result is here and the money is settled (or nothing was asked for it).
+    /// The result is here, and what was paid for it is certain.
     Delivered,
-    /// Paid, and no result came in time. It may still come.
+    /// Paid, or locked in escrow, and no result came in time. It may still come.
     Undelivered,
     /// Over, and nothing was paid.
     Failed,

@@ -46,7 +46,7 @@
 //! | `delivered`, in escrow | the release is awaited; one that was sent while we were away is looked for at the relays |
 //! | `released` | the wallet is told to settle until it says that it has, or that the hold is over |
 //! | `returning` | the wallet is told to give the money back until it says that it has |
-//! | `failed`, `returning`, `returned`, not yet told | as `done` |
+//! | `released`, `settled`, `unreleased`, `failed`, `returning`, `returned`, not yet told | as `done` |
 //! | `delivered` and paid, `failed`, `settled`, `unreleased`, `returned`, `expired`, `cancelled` | nothing; after a week the texts are dropped and the figures stay |
 //!
 //! A hold is taken up only with the wallet that has it; in the meantime it stays on record.

@@ -129,6 +129,8 @@ pub struct LateQuote {
     pub payment_hash: PaymentHash,
     /// When the quote ended.
     pub expires_at: UnixSecs,
+    /// Whether money that is only held pays for it.
+    pub escrow: bool,
 }
 
 /// Messages on record that no relay is known to have taken.
@@ -155,6 +157,8 @@ pub struct Unfinished {
     pub paid: Vec<Job>,
     /// Held, and no longer to be worked on, or released already.
     pub holds: Vec<OpenHold>,
+    /// The channels in which customers may still release what is, or may come to be, held.
+    pub channels: Vec<EventId>,
     /// Done or failed, and the customer was not told.
     pub unsent: Vec<Unsent>,
     /// Ids of requests on record since the moment that was asked about.

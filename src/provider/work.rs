@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::backend::{Backend, BackendError, GenerateRequest, Generated};
+use super::backend::{Backend, BackendError, GenerateRequest, Generated, MAX_RESULT_BYTES};
 use super::event::{ProviderEvent, Reporter};
 use super::job::{Address, Job};
 use super::pieces;
@@ -30,9 +30,6 @@ const GATHER: Duration = Duration::from_millis(50);
 
 /// How long one chunk is tried before streaming ends and the rest waits for the end.
 const CHUNK_PATIENCE: Duration = Duration::from_secs(15);
-
-/// The longest result that is delivered. Far more than the tokens on offer make.
-const MAX_RESULT_BYTES: usize = 1024 * 1024;
 
 /// Chunks of the backend that may wait.
 const WAITING_CHUNKS: usize = 64;

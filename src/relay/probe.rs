@@ -15,6 +15,9 @@ use crate::clock::Clock;
 /// An ephemeral kind (NIP-01): relays pass such events on and don't keep them.
 const PROBE_KIND: u16 = 29_190;
 
+/// The most events that are kept of an answer, whatever a relay sends: one was asked for.
+const MOST_EVENTS: usize = 16;
+
 /// What to try.
 #[derive(Clone, Debug)]
 pub struct Probe {
@@ -92,7 +95,8 @@ async fn ask(
     let mut events = Vec::new();
     loop {
         match timeout_at(ends, subscription.next()).await {
-            Ok(Some(Incoming::Event(event))) => events.push(*event),
+            Ok(Some(Incoming::Event(event))) if events.len() < MOST_EVENTS => events.push(*event),
+            Ok(Some(Incoming::Event(_))) => {}
             Ok(Some(Incoming::StoredDone { failed, .. })) => {
                 return match failed.first() {
                     Some(Refusal { reason, .. }) => Err(reason.clone()),

@@ -388,16 +388,52 @@ impl Backend for Led {
     }
 }
 
-/// A wallet that sees payments only once told to, and gives no hints.
+/// A wallet in a mood of its own, that gives no hints.
 #[derive(Debug)]
-struct Blinded {
+struct Moody {
     wallet: SimWallet,
-    sees: std::sync::atomic::AtomicBool,
+    /// What it says of all payments to it, instead of the truth.
+    says: std::sync::Mutex<Option<Money>>,
+    /// How often it was asked.
     asked: AtomicUsize,
+    /// So many calls to settle or cancel fail first.
+    refusals: AtomicUsize,
+    /// Where cancelling waits, if it does.
+    cancel_gate: Option<Arc<Notify>>,
+    /// How often cancelling was begun.
+    cancelling: AtomicUsize,
+}
+
+impl Moody {
+    fn new(wallet: SimWallet) -> Self {
+        Self {
+            wallet,
+            says: None.into(),
+            asked: AtomicUsize::new(0),
+            refusals: AtomicUsize::new(0),
+            cancel_gate: None,
+            cancelling: AtomicUsize::new(0),
+        }
+    }
+
+    fn say(&self, of_all: impl Into<Option<Money>>) {
+        *self.says.lock().unwrap() = of_all.into();
+    }
+
+    fn mood(&self) -> Result<(), WalletError> {
+        let calmer = |left: usize| left.checked_sub(1);
+        let refused = self
+            .refusals
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, calmer);
+        match refused {
+            Ok(_) => Err(WalletError::Unreachable("not now".into())),
+            Err(_) => Ok(()),
+        }
+    }
 }
 
 #[async_trait::async_trait]
-impl Wallet for Blinded {
+impl Wallet for Moody {
     fn id(&self) -> &agent_compute::ids::WalletId {
         self.wallet.id()
     }
@@ -418,17 +454,23 @@ impl Wallet for Blinded {
     }
     async fn incoming(&self, hash: PaymentHash) -> Result<Money, WalletError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        if self.sees.load(Ordering::SeqCst) {
-            self.wallet.incoming(hash).await
-        } else {
-            Ok(Money::Open)
+        let says = *self.says.lock().unwrap();
+        match says {
+            Some(said) => Ok(said),
+            None => self.wallet.incoming(hash).await,
         }
     }
     async fn settle(&self, preimage: Preimage) -> Result<(), WalletError> {
+        self.mood()?;
         self.wallet.settle(preimage).await
     }
-    async fn cancel(&self, _: PaymentHash) -> Result<(), WalletError> {
-        Err(WalletError::Unsupported("cancel"))
+    async fn cancel(&self, hash: PaymentHash) -> Result<(), WalletError> {
+        self.mood()?;
+        self.cancelling.fetch_add(1, Ordering::SeqCst);
+        if let Some(gate) = &self.cancel_gate {
+            gate.notified().await;
+        }
+        self.wallet.cancel(hash).await
     }
     async fn pay(&self, request: PayRequest) -> PayOutcome {
         self.wallet.pay(request).await

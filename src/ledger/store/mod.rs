@@ -74,6 +74,16 @@ pub(super) fn connect_to_nothing() -> Result<Connection, Fault> {
     Ok(db)
 }
 
+/// How SQLite would answer a query on an empty ledger.
+#[cfg(test)]
+fn plan(sql: &str) -> Result<Vec<String>, Fault> {
+    let db = connect_to_nothing()?;
+    let mut plan = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+    let parameters = vec![1; plan.parameter_count()];
+    let steps = plan.query_map(rusqlite::params_from_iter(parameters), |row| row.get(3))?;
+    Ok(steps.collect::<Result<_, _>>()?)
+}
+
 fn prepare(db: &mut Connection) -> Result<(), Fault> {
     db.set_prepared_statement_cache_capacity(STATEMENTS);
     // With FULL a commit is on the disk when it returns (fullfsync: on macOS too); one fsync each.

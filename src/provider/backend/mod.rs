@@ -11,6 +11,10 @@ use tokio::sync::mpsc;
 pub use self::echo::Echo;
 pub use self::openai::OpenAi;
 
+/// The longest result that is delivered, in bytes. Far more than the tokens on offer make, and less than what
+/// customers take.
+pub const MAX_RESULT_BYTES: usize = 1024 * 1024;
+
 /// Work for a backend. `Debug` does not show the prompt.
 #[derive(Clone, PartialEq, Eq)]
 pub struct GenerateRequest {
@@ -34,7 +38,8 @@ impl fmt::Debug for GenerateRequest {
 /// What a backend made. `Debug` does not show the text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Generated {
-    /// The whole text: where chunks were sent, their concatenation.
+    /// The whole text: where chunks were sent, their concatenation. Neither empty nor longer than
+    /// [`MAX_RESULT_BYTES`]: such a job fails.
     pub text: String,
     /// How many tokens it took, if the backend counts.
     pub tokens: Option<u32>,

@@ -48,8 +48,8 @@ use self::dialect::Dialect;
 pub use self::find::{LOCAL_PORTS, NoServer, find};
 use self::http::{Exchange, Trouble};
 use self::wire::{Completion, ModelList, Piece};
-use super::{Backend, BackendError, GenerateRequest, Generated};
-use crate::config::{MAX_MODEL_BYTES, MAX_RESULT_BYTES};
+use super::{Backend, BackendError, GenerateRequest, Generated, MAX_RESULT_BYTES};
+use crate::config::MAX_MODEL_BYTES;
 use crate::secret::Secret;
 
 /// How long a server may take to list its models.
@@ -421,14 +421,6 @@ impl Backend for OpenAi {
 mod tests {
     use super::*;
 
-    fn refused(status: u16, words: &str) -> Trouble {
-        Trouble::Refused {
-            status,
-            words: words.into(),
-            retry_after: None,
-        }
-    }
-
     #[test]
     fn a_path_of_this_machine_is_not_published() {
         for (id, name) in [
@@ -460,7 +452,7 @@ mod tests {
     fn neither_debug_nor_errors_show_the_key() -> Result<(), Box<dyn std::error::Error>> {
         let key = Some(Secret::new("sk-hunter2"));
         let server = OpenAi::new("https://host.example".parse()?, key)?;
-        let error = server.explain(refused(401, "no such key: sk-hunter2"));
+        let error = server.explain(Trouble::refused(401, "no such key: sk-hunter2"));
         assert!(error.to_string().contains("refuses the key"), "{error}");
         for shown in [
             format!("{server:?}"),

@@ -160,9 +160,12 @@ impl Engine {
             return;
         }
         if let Some(late) = self.late.get(&request) {
-            self.lookups.forget(&late.payment_hash);
-            let task = Arc::clone(&self.shop).load(request, Some(held_until));
-            self.spawn(Some(request), task);
+            // Money on its way to an ordinary invoice may look held, and is looked up until it is paid.
+            if late.escrow {
+                self.lookups.forget(&late.payment_hash);
+                let task = Arc::clone(&self.shop).load(request, Some(held_until));
+                self.spawn(Some(request), task);
+            }
             return;
         }
         let Some(live) = self.live.get_mut(&request) else {

@@ -105,12 +105,10 @@ impl Engine {
     ) {
         let late = self.forget_late(request);
         match (job, late) {
-            (Ok(mut job), _) if job.escrow || held_until.is_none() => {
+            (Ok(mut job), _) => {
                 job.held_until = held_until;
                 self.on_funded(job);
             }
-            // Held, and nobody asked for that.
-            (Ok(_), _) => {}
             (Err(error), Some(late)) => {
                 tracing::error!(%request, %error, "a paid job can't be read");
                 self.watch_late(late);
@@ -360,6 +358,7 @@ impl Engine {
                     customer: live.address.customer,
                     payment_hash,
                     expires_at: job.expires_at,
+                    escrow: job.escrow,
                 };
                 self.late.insert(request, late);
                 self.lookups.slow_down(payment_hash, now.into_std());

@@ -67,15 +67,10 @@ impl Engine {
             relay_hint: relay_hint.unwrap_or_default(),
         };
         let joined = announce::join(&config, &store, &voice).await?;
-        let mut channels: Vec<EventId> = left
-            .holds
-            .iter()
-            .map(|hold| hold.address.channel)
-            .chain(left.paid.iter().map(|job| job.address.channel))
-            .chain([joined.channel])
-            .collect();
-        channels.sort_unstable();
-        channels.dedup();
+        let mut channels = left.channels.clone();
+        if !channels.contains(&joined.channel) {
+            channels.push(joined.channel);
+        }
         let said = said_in(channels.clone(), now);
         let subscription = voice.relay.subscribe(said, START).await;
         let subscription = subscription

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+use super::rows::UNSENT;
 use super::schema::{self, Unusable};
 use super::{JobStore, unusable};
 use crate::error::Error;
@@ -88,7 +89,7 @@ fn read(db: &Connection, within: Duration) -> Result<Checkup, Unusable> {
             "escrow = 1 AND settled_at IS NULL AND state IN ('done', 'delivered', 'released', 'returning')",
         )?;
     }
-    found.untold = count("state IN ('done', 'failed') AND published_at IS NULL")?;
+    found.untold = count(UNSENT)?;
     found.failed = count("state = 'failed' AND wallet IS NOT NULL")?;
     Ok(found)
 }

@@ -15,6 +15,11 @@ pub(super) const SELECT_JOB: &str = "SELECT request_id, customer, channel, promp
     deployed, price_msat, bolt11, payment_hash, requested_at, expires_at, attempts, sealed, escrow, \
     held_until FROM jobs";
 
+/// Jobs that ended and whose customers were not told. A result may have its money already, or have lost it,
+/// where that was released, or taken back, before a relay took the result.
+pub(super) const UNSENT: &str = "published_at IS NULL AND messages IS NOT NULL AND state IN \
+    ('done', 'released', 'settled', 'unreleased', 'failed', 'returning', 'returned')";
+
 pub(super) fn read_unfinished(
     db: &Connection,
     seller: &Seller,
@@ -38,7 +43,7 @@ pub(super) fn read_unfinished(
     )?;
     let quoted = all(&mut db.prepare(&sql)?, whose, job_from)?;
     let sql = format!(
-        "SELECT request_id, customer, payment_hash, expires_at FROM jobs WHERE {ours}
+        "SELECT request_id, customer, payment_hash, expires_at, escrow FROM jobs WHERE {ours}
          AND state = 'quoted' AND expires_at <= ?5 AND payment_hash IS NOT NULL
          ORDER BY expires_at DESC LIMIT ?4"
     );
@@ -56,11 +61,17 @@ pub(super) fn read_unfinished(
         job_from,
     )?;
     let holds = read_holds(db, seller, most)?;
-    let sql = "SELECT request_id, customer, channel, messages, price_msat, state, sealed FROM jobs
-         WHERE provider = ?1 AND published_at IS NULL
-         AND state IN ('done', 'failed', 'returning', 'returned')
-         AND messages IS NOT NULL LIMIT ?2";
-    let unsent = all(&mut db.prepare(sql)?, params![key, most], unsent_from)?;
+    let sql =
+        "SELECT DISTINCT channel FROM jobs WHERE escrow = 1 AND provider = ?1 AND wallet IS ?2
+         AND network = ?3 AND settled_at IS NULL
+         AND state IN ('quoted', 'held', 'running', 'done', 'delivered')";
+    let ours = params![key, wallet, network];
+    let channels = all(&mut db.prepare(sql)?, ours, |row| event_id(row, 0))?;
+    let sql = format!(
+        "SELECT request_id, customer, channel, messages, price_msat, state, sealed FROM jobs
+         WHERE provider = ?1 AND {UNSENT} LIMIT ?2"
+    );
+    let unsent = all(&mut db.prepare(&sql)?, params![key, most], unsent_from)?;
     let sql =
         "SELECT request_id FROM jobs WHERE requested_at >= ?1 ORDER BY requested_at DESC LIMIT ?2";
     let recent = params![to_sql(recent_since.get()), most];
@@ -75,6 +86,7 @@ pub(super) fn read_unfinished(
         late,
         paid,
         holds,
+        channels,
         unsent,
         recent,
         last_request: last.map(from_sql).map(UnixSecs::new),
@@ -262,6 +274,7 @@ pub(super) fn late_from(row: &Row<'_>) -> Result<LateQuote, StoreError> {
         customer: public_key(row, 1)?,
         payment_hash: parsed(row, 2, str::parse)?,
         expires_at: at(row, 3)?,
+        escrow: row.get(4)?,
     })
 }
 
@@ -298,7 +311,10 @@ pub(super) fn unsent_from(row: &Row<'_>) -> Result<Unsent, StoreError> {
     Ok(Unsent {
         address,
         price: Msat::new(from_sql(row.get(4)?)),
-        is_result: state(row, 5)? == JobState::Done,
+        is_result: matches!(
+            state(row, 5)?,
+            JobState::Done | JobState::Released | JobState::Settled | JobState::Unreleased
+        ),
         messages: messages.collect::<Result<_, _>>().map_err(nonsense)?,
     })
 }

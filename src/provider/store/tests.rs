@@ -391,6 +391,15 @@ async fn a_start_finds_held_money_whatever_was_to_be_done_with_it() {
         .expect("released");
     let ours = store.step_by(settled, JobStep::Claimed, next()).await;
     assert_eq!(ours, Ok(JobState::Settled));
+    let told = held(&store, 10).await;
+    store
+        .finish(told, until, result(), NOW)
+        .await
+        .expect("done");
+    store.release(told, preimage(10), NOW).await.expect("ours");
+    let steps = &[JobStep::Claimed, JobStep::Published];
+    let published = store.step(told, steps, next()).await;
+    assert_eq!(published, Ok(JobState::Settled));
 
     let us = seller(Some("sim:a"));
     let left = store.unfinished(&us, NOW, NOW).await.expect("read");
@@ -415,7 +424,16 @@ async fn a_start_finds_held_money_whatever_was_to_be_done_with_it() {
         .iter()
         .map(|unsent| (unsent.address.request, unsent.is_result))
         .collect();
-    assert_eq!(unsent, [(done, true), (early, true), (failed, false)]);
+    assert_eq!(
+        unsent,
+        [
+            (done, true),
+            (early, true),
+            (failed, false),
+            (settled, true)
+        ],
+        "a result is owed until a relay has it, also where its money is ours already"
+    );
     assert!(!format!("{left:?}").contains(&preimage(7).reveal()));
 
     // What another wallet holds only that wallet can tell; what is signed can be said.
@@ -423,11 +441,11 @@ async fn a_start_finds_held_money_whatever_was_to_be_done_with_it() {
     let left = store.unfinished(&other, NOW, NOW).await.expect("read");
     assert_eq!(
         (left.paid.len(), left.holds.len(), left.unsent.len()),
-        (0, 0, 3)
+        (0, 0, 4)
     );
     let listed = store.latest(10).await.expect("listed");
     let earned: Vec<_> = listed.iter().filter_map(|job| job.settled_at).collect();
-    assert_eq!(earned.len(), 1, "what is held is not earned");
+    assert_eq!(earned.len(), 2, "what is held is not earned");
 }
 
 #[tokio::test]

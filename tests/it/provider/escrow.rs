@@ -447,11 +447,7 @@ async fn held_and_not_begun_it_can_be_cancelled() {
 async fn lies_about_locked_money_cost_a_look_and_get_nothing() {
     let (world, keys) = (World::new().await, Keys::generate());
     let us = keys.public_key();
-    let wallet = Arc::new(Blinded {
-        wallet: world.wallet(us),
-        sees: true.into(),
-        asked: AtomicUsize::new(0),
-    });
+    let wallet = Arc::new(Moody::new(world.wallet(us)));
     let backend = Arc::new(Led::default());
     let parts = Parts {
         wallet: Some(Arc::clone(&wallet) as Arc<dyn Wallet>),
@@ -520,11 +516,8 @@ async fn money_that_is_seen_to_be_held_after_the_quote_expired_is_worked_for() {
         ..SimOptions::default()
     };
     let open = |of| SimWallet::open(&world.file("bank.sqlite"), of, options.clone()).unwrap();
-    let wallet = Arc::new(Blinded {
-        wallet: open(us),
-        sees: false.into(),
-        asked: AtomicUsize::new(0),
-    });
+    let wallet = Arc::new(Moody::new(open(us)));
+    wallet.say(Money::Open);
     let parts = Parts {
         wallet: Some(Arc::clone(&wallet) as Arc<dyn Wallet>),
         clock: clock.clone(),
@@ -540,7 +533,7 @@ async fn money_that_is_seen_to_be_held_after_the_quote_expired_is_worked_for() {
         _ => None,
     };
     assert_eq!(seller.until(expired).await, escrow.job);
-    wallet.sees.store(true, Ordering::SeqCst);
+    wallet.say(None);
     // As the last time, and yet another event.
     let again = PaymentSent {
         job_id: escrow.job.clone(),

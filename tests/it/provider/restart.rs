@@ -78,19 +78,13 @@ async fn a_payment_that_is_seen_after_the_quote_expired_is_served() {
     let us = keys.public_key();
     let started = agent_compute::units::UnixSecs::new(Timestamp::now().as_secs() - 400);
     let clock = Clock::fixed(started);
-    let wallet = Arc::new(Blinded {
-        wallet: SimWallet::open(
-            &world.file("bank.sqlite"),
-            us,
-            SimOptions {
-                clock: clock.clone(),
-                ..SimOptions::default()
-            },
-        )
-        .unwrap(),
-        sees: false.into(),
-        asked: AtomicUsize::new(0),
-    });
+    let options = SimOptions {
+        clock: clock.clone(),
+        ..SimOptions::default()
+    };
+    let open = |of| SimWallet::open(&world.file("bank.sqlite"), of, options.clone()).unwrap();
+    let wallet = Arc::new(Moody::new(open(us)));
+    wallet.say(Money::Open);
     let config = ProviderConfig {
         announce_every: Duration::from_secs(300),
         ..world.config()
@@ -102,12 +96,7 @@ async fn a_payment_that_is_seen_after_the_quote_expired_is_served() {
     };
     let mut seller = Seller::start(config, parts).await;
     let mut peer = Peer::join(&world, us, seller.channel).await;
-    let options = SimOptions {
-        clock: clock.clone(),
-        ..SimOptions::default()
-    };
-    peer.wallet =
-        SimWallet::open(&world.file("bank.sqlite"), peer.keys.public_key(), options).unwrap();
+    peer.wallet = open(peer.keys.public_key());
 
     let job = peer.ask(request(us, "better late")).await;
     let invoice = peer.invoice(&job).await;
@@ -118,8 +107,22 @@ async fn a_payment_that_is_seen_after_the_quote_expired_is_served() {
         _ => None,
     };
     assert_eq!(seller.until(expired).await, job);
-    wallet.sees.store(true, Ordering::SeqCst);
+    // Not paid for good yet, and nobody asked for escrow: it is looked at again.
+    wallet.say(Money::Held {
+        deadline: started.plus(7_200),
+    });
+    let asked = wallet.asked.load(Ordering::SeqCst);
     peer.paid(&job).await;
+    eventually("the wallet is asked", async || {
+        wallet.asked.load(Ordering::SeqCst) > asked
+    })
+    .await;
+    wallet.say(None);
+    let again = PaymentSent {
+        job_id: job.clone(),
+        payment_id: "again".into(),
+    };
+    peer.say(AgentMessage::PaymentSent(again)).await;
     assert_eq!(peer.result(&job).await, "better late");
     seller.until_delivered(&job).await;
 }

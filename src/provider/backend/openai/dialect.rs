@@ -74,19 +74,11 @@ impl Dialect {
 mod tests {
     use super::*;
 
-    fn refused(status: u16, words: &str) -> Trouble {
-        Trouble::Refused {
-            status,
-            words: words.into(),
-            retry_after: None,
-        }
-    }
-
     #[test]
     fn a_dialect_is_learned_from_refusals_and_never_twice_the_same() {
         let plain = Dialect::default();
         let new_limit = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.";
-        let learned = plain.after(&refused(400, new_limit));
+        let learned = plain.after(&Trouble::refused(400, new_limit));
         assert_eq!(
             learned,
             Some(Dialect {
@@ -95,11 +87,11 @@ mod tests {
             })
         );
         assert_eq!(
-            learned.and_then(|d| d.after(&refused(400, new_limit))),
+            learned.and_then(|d| d.after(&Trouble::refused(400, new_limit))),
             None
         );
 
-        let uncounted = plain.after(&refused(422, "unknown field: stream_options"));
+        let uncounted = plain.after(&Trouble::refused(422, "unknown field: stream_options"));
         assert_eq!(
             uncounted,
             Some(Dialect {
@@ -107,7 +99,8 @@ mod tests {
                 ..plain
             })
         );
-        let whole = uncounted.and_then(|d| d.after(&refused(422, "unknown field: stream_options")));
+        let whole = uncounted
+            .and_then(|d| d.after(&Trouble::refused(422, "unknown field: stream_options")));
         assert_eq!(
             whole,
             Some(Dialect {
@@ -116,10 +109,13 @@ mod tests {
                 ..plain
             })
         );
-        assert_eq!(whole.and_then(|d| d.after(&refused(422, "stream"))), None);
+        assert_eq!(
+            whole.and_then(|d| d.after(&Trouble::refused(422, "stream"))),
+            None
+        );
 
-        assert_eq!(plain.after(&refused(500, "stream reset")), None);
-        assert_eq!(plain.after(&refused(400, "bad prompt")), None);
+        assert_eq!(plain.after(&Trouble::refused(500, "stream reset")), None);
+        assert_eq!(plain.after(&Trouble::refused(400, "bad prompt")), None);
         assert_eq!(plain.after(&Trouble::Unreachable("stream".into())), None);
     }
 }

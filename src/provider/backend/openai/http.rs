@@ -60,6 +60,15 @@ impl Trouble {
         Self::Unreachable(root_words(&error.without_url()))
     }
 
+    #[cfg(test)]
+    pub(super) fn refused(status: u16, words: &str) -> Self {
+        Self::Refused {
+            status,
+            words: words.to_owned(),
+            retry_after: None,
+        }
+    }
+
     /// What the library makes of it on the way.
     pub(super) fn of_library(error: OpenAIError) -> Self {
         match error {

@@ -86,6 +86,25 @@ async fn no_customer_talks_so_much_that_the_release_of_another_is_missed() {
 }
 
 #[tokio::test]
+async fn what_was_quoted_in_an_earlier_channel_is_released_there() {
+    let (world, keys) = (World::new().await, Keys::generate());
+    let us = keys.public_key();
+    let seller = world.sell(&keys).await;
+    let mut peer = Peer::join(&world, us, seller.channel).await;
+    let escrow = peer.ask_in_escrow(us, "release me").await;
+    seller.stop_at_once().await;
+    peer.lock(&escrow).await;
+    let config = ProviderConfig {
+        channel: ChannelChoice::Create { renew: true },
+        ..world.config()
+    };
+    let mut seller = Seller::start(config, world.parts(&keys)).await;
+    assert_eq!(peer.result(&escrow.job).await, "release me");
+    peer.released(&escrow).await;
+    assert_eq!(seller.until(ended(&escrow.job)).await, "settled");
+}
+
+#[tokio::test]
 async fn held_jobs_are_done_after_a_restart_if_the_money_is_still_held() {
     let (world, keys) = (World::new().await, Keys::generate());
     let us = keys.public_key();
@@ -247,13 +266,8 @@ async fn what_another_wallet_holds_waits_for_that_wallet() {
 async fn a_wallet_that_fails_for_a_while_settles_and_returns_in_the_end() {
     let (world, keys) = (World::new().await, Keys::generate());
     let us = keys.public_key();
-    let wallet = Arc::new(Moody {
-        wallet: world.wallet(us),
-        refusals: AtomicUsize::new(6),
-        gate: None,
-        cancelling: AtomicUsize::new(0),
-        held_since: AtomicUsize::new(0),
-    });
+    let wallet = Arc::new(Moody::new(world.wallet(us)));
+    wallet.refusals.store(6, Ordering::SeqCst);
     let parts = Parts {
         wallet: Some(Arc::clone(&wallet) as Arc<dyn Wallet>),
         backend: Arc::new(Led::default()),
@@ -340,11 +354,8 @@ async fn what_is_locked_while_its_quote_is_being_cancelled_is_not_worked_for() {
     let us = keys.public_key();
     let gate = Arc::new(Notify::new());
     let wallet = Arc::new(Moody {
-        wallet: world.wallet(us),
-        refusals: AtomicUsize::new(0),
-        gate: Some(Arc::clone(&gate)),
-        cancelling: AtomicUsize::new(0),
-        held_since: AtomicUsize::new(0),
+        cancel_gate: Some(Arc::clone(&gate)),
+        ..Moody::new(world.wallet(us))
     });
     let backend = Arc::new(Led::default());
     let parts = Parts {
@@ -362,9 +373,10 @@ async fn what_is_locked_while_its_quote_is_being_cancelled_is_not_worked_for() {
     })
     .await;
     peer.lock(&escrow).await;
-    // The second look-up begins only after the first was answered to.
+    // Of two look-ups that begin from here on, the first has said held when the second begins.
+    let asked = wallet.asked.load(Ordering::SeqCst);
     eventually("the wallet has said held", async || {
-        wallet.held_since.load(Ordering::SeqCst) >= 2
+        wallet.asked.load(Ordering::SeqCst) >= asked + 2
     })
     .await;
     gate.notify_one();
@@ -373,76 +385,4 @@ async fn what_is_locked_while_its_quote_is_being_cancelled_is_not_worked_for() {
     assert_eq!(backend.began.load(Ordering::SeqCst), 0);
     assert_eq!(world.said(us, "JobResult").await, []);
     assert_eq!(peer.balance().await, OPENING);
-}
-
-/// A wallet whose first calls to settle or cancel fail.
-#[derive(Debug)]
-struct Moody {
-    wallet: SimWallet,
-    refusals: AtomicUsize,
-    /// Where cancelling waits, if it does.
-    gate: Option<Arc<Notify>>,
-    /// Cancellations begun, and look-ups that have said *held* since.
-    cancelling: AtomicUsize,
-    held_since: AtomicUsize,
-}
-
-impl Moody {
-    fn mood(&self) -> Result<(), WalletError> {
-        let calmer = |left: usize| left.checked_sub(1);
-        let refused = self
-            .refusals
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, calmer);
-        match refused {
-            Ok(_) => Err(WalletError::Unreachable("not now".into())),
-            Err(_) => Ok(()),
-        }
-    }
-}
-
-#[async_trait::async_trait]
-impl Wallet for Moody {
-    fn id(&self) -> &agent_compute::ids::WalletId {
-        self.wallet.id()
-    }
-    fn network(&self) -> Network {
-        self.wallet.network()
-    }
-    fn capabilities(&self) -> agent_compute::wallet::Capabilities {
-        self.wallet.capabilities()
-    }
-    async fn balance(&self) -> Result<Msat, WalletError> {
-        self.wallet.balance().await
-    }
-    async fn fee_quote(&self, bolt11: &str) -> Result<Msat, WalletError> {
-        self.wallet.fee_quote(bolt11).await
-    }
-    async fn invoice(&self, request: InvoiceRequest) -> Result<IssuedInvoice, WalletError> {
-        self.wallet.invoice(request).await
-    }
-    async fn incoming(&self, hash: PaymentHash) -> Result<Money, WalletError> {
-        let found = self.wallet.incoming(hash).await;
-        if self.cancelling.load(Ordering::SeqCst) > 0 && matches!(found, Ok(Money::Held { .. })) {
-            self.held_since.fetch_add(1, Ordering::SeqCst);
-        }
-        found
-    }
-    async fn settle(&self, preimage: Preimage) -> Result<(), WalletError> {
-        self.mood()?;
-        self.wallet.settle(preimage).await
-    }
-    async fn cancel(&self, hash: PaymentHash) -> Result<(), WalletError> {
-        self.mood()?;
-        self.cancelling.fetch_add(1, Ordering::SeqCst);
-        if let Some(gate) = &self.gate {
-            gate.notified().await;
-        }
-        self.wallet.cancel(hash).await
-    }
-    async fn pay(&self, request: PayRequest) -> PayOutcome {
-        self.wallet.pay(request).await
-    }
-    async fn outgoing(&self, hash: PaymentHash) -> Result<Outgoing, WalletError> {
-        self.wallet.outgoing(hash).await
-    }
 }
