@@ -49,7 +49,7 @@ fn customers_killed_at_any_moment_leave_books_that_recover_makes_whole() {
     let _seller = Seller::start(&world, &[]);
     let mut moments = Moments::of("customers in escrow killed");
     let usual = usual_time(&world, "warm");
-    let (mut left, mut earned) = (rounds(20), PRICE);
+    let (mut left, mut earned) = (rounds(12), PRICE);
     while left > 0 {
         let home = format!("buyer-{left}");
         let now = left.min(20);
@@ -74,7 +74,7 @@ fn a_provider_killed_with_a_queue_delivers_all_of_it_and_is_paid_for_all() {
     let mut seller = Seller::start(&world, &["--max-jobs", "1"]);
     let usual = usual_time(&world, "warm");
     let mut bought = 0;
-    for _ in 0..rounds(6) {
+    for _ in 0..rounds(4) {
         let mut buying: Vec<Running> = (0..4)
             .map(|_| buy_somehow(&world, "buyer", &mut moments))
             .collect();
@@ -101,7 +101,7 @@ fn with_everybody_killed_all_that_is_locked_is_settled_or_comes_back() {
     let mut moments = Moments::of("everybody in escrow killed");
     let mut seller = Seller::start(&world, &[]);
     let usual = usual_time(&world, "warm");
-    for round in 0..rounds(10) {
+    for round in 0..rounds(7) {
         let home = format!("buyer-{}", round / 20);
         let mut buying = buy_somehow(&world, &home, &mut moments);
         moments.pass(usual * 2);
@@ -120,7 +120,7 @@ fn with_everybody_killed_all_that_is_locked_is_settled_or_comes_back() {
         }
     }
     let mut earned = PRICE;
-    for home in (0..rounds(10)).step_by(20) {
+    for home in (0..rounds(7)).step_by(20) {
         earned += assert_all_delivered(&world, &format!("buyer-{}", home / 20));
     }
     assert_eq!(world.provider_balance("seller"), OPENING_BALANCE + earned);
@@ -132,7 +132,7 @@ fn a_relay_that_dies_in_between_and_forgets_all_costs_nobody_what_is_locked() {
     let mut moments = Moments::of("relay killed under escrow");
     let mut seller = Seller::start(&world, &[]);
     let usual = usual_time(&world, "buyer");
-    for _ in 0..rounds(5) {
+    for _ in 0..rounds(4) {
         let mut buying = buy_somehow(&world, "buyer", &mut moments);
         moments.pass(usual * 3 / 2);
         world.restart_relay();

@@ -42,7 +42,7 @@ fn the_holder_of_a_key_may_die_with_the_money_locked_and_the_others_still_get_on
     let mut seller = Seller::start(&world, &[]);
     let mut moments = Moments::of("holder of a key in escrow killed");
     let usual = usual_time(&world, "warm");
-    for round in 0..rounds(4) {
+    for round in 0..rounds(2) {
         let home = format!("buyer-{round}");
         let args = ["--idempotency-key", "k", "--timeout", "50"];
         let mut crowd: Vec<Running> = (0..4).map(|_| start_buying(&world, &home, &args)).collect();

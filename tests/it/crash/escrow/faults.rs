@@ -17,7 +17,7 @@ fn whatever_the_wallet_does_a_kill_on_top_leaves_books_that_recover_makes_whole(
     let mut moments = Moments::of("faulty wallets killed");
     let usual = usual_time(&world, "warm");
     let mut earned = PRICE;
-    for round in 0..rounds(2) {
+    for round in 0..rounds(1) {
         for fault in [
             "timeout-after",
             "timeout-before",

@@ -24,7 +24,7 @@ fn a_provider_that_stood_still_delivers_late_and_is_paid() {
     let seller = Seller::start(&world, &[]);
     let mut moments = Moments::of("provider stopped under escrow");
     let usual = usual_time(&world, "warm");
-    for _ in 0..rounds(3) {
+    for _ in 0..rounds(2) {
         let mut buying = start_buying(&world, "buyer", &["--timeout", "1"]);
         moments.pass(usual);
         seller.0.signal("STOP");
@@ -45,7 +45,7 @@ fn a_signal_at_any_moment_leaves_what_is_locked_recoverable() {
     let _seller = Seller::start(&world, &[]);
     let mut moments = Moments::of("signals under escrow");
     let usual = usual_time(&world, "warm");
-    for round in 0..rounds(10) {
+    for round in 0..rounds(6) {
         let mut buying = start_buying(&world, "buyer", in_public(usize::from(round % 2 == 0)));
         moments.pass(usual * 3 / 2);
         buying.signal(if round % 2 == 0 { "INT" } else { "TERM" });
@@ -66,7 +66,7 @@ fn a_provider_told_to_leave_at_any_moment_delivers_or_gives_back() {
     let mut moments = Moments::of("providers leaving under escrow");
     let usual = usual_time(&world, "buyer");
     let mut delivered = 1;
-    for _ in 0..rounds(6) {
+    for _ in 0..rounds(3) {
         let mut buying: Vec<Running> = (0..3)
             .map(|_| start_buying(&world, "buyer", &["--timeout", "20"]))
             .collect();
