@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nostr::{EventId, Filter, Kind, Timestamp};
+use nostr::{EventId, Filter, Kind, PublicKey, Timestamp};
 use tokio::sync::watch;
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::Instant;
@@ -89,6 +89,8 @@ pub(super) struct Engine {
     running: HashMap<EventId, CancellationToken>,
     /// Money in escrow, by the request that it is to pay for.
     holds: HashMap<EventId, Hold>,
+    /// Customers whose release may have been missed, and since when.
+    missed: VecDeque<(PublicKey, UnixSecs)>,
     leftovers: VecDeque<Unsent>,
     telling: usize,
 
@@ -252,6 +254,7 @@ impl Engine {
                 for event in events {
                     self.on_event(&event, now.into_std());
                 }
+                self.look_for_missed();
             }
             Outcome::Nothing => {}
         }

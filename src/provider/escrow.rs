@@ -34,7 +34,7 @@ const RETRY_SLOWEST: Duration = Duration::from_secs(30);
 /// How long a wallet that does not answer is asked whether the money of a job is still held.
 const DOUBT: Duration = Duration::from_secs(60);
 
-/// What is read of what customers said while we were away, and for how long.
+/// What is read of what one customer said while we were away, and for how long.
 const MOST_MISSED: usize = 2_000;
 const MISSED: Duration = Duration::from_secs(30);
 
@@ -264,26 +264,30 @@ impl Shop {
         }
     }
 
-    /// What these customers said in these channels since `since`: a release may be among it.
+    /// What this customer said in these channels since `since`: a release may be among it. Asked for by
+    /// itself: relays give so many events to a request, and nobody's release is to be lost among the words
+    /// of others.
     pub(super) async fn missed(
         self: Arc<Self>,
-        customers: Vec<PublicKey>,
+        customer: PublicKey,
         channels: Vec<EventId>,
         since: UnixSecs,
     ) -> Outcome {
         let filter = Filter::new()
             .kind(Kind::ChannelMessage)
-            .authors(customers)
+            .author(customer)
             .events(channels)
-            .since(Timestamp::from_secs(since.get()));
+            .since(Timestamp::from_secs(since.get()))
+            .limit(MOST_MISSED);
         let relays = self.workshop.voice.relay.as_ref();
-        match relay::fetch(relays, filter, MISSED, MOST_MISSED).await {
-            Ok(stored) => Outcome::Missed(stored.events),
-            Err(trouble) => {
-                tracing::warn!(%trouble, "releases of the time before were not looked for");
-                Outcome::Nothing
-            }
-        }
+        let stored = relay::fetch(relays, filter, MISSED, MOST_MISSED).await;
+        Outcome::Missed(stored.map_or_else(
+            |trouble| {
+                tracing::warn!(%customer, %trouble, "a release of the time before was not looked for");
+                Vec::new()
+            },
+            |stored| stored.events,
+        ))
     }
 }
 

@@ -61,7 +61,7 @@ pub(super) enum Outcome {
     Subscribed(Result<Subscription, RelayError>),
     /// What became of held money that was to be settled or given back.
     HoldEnded(EventId, HoldEnd),
-    /// What customers said while we were away.
+    /// What a customer said while we were away.
     Missed(Vec<Event>),
     /// Nothing that the loop has to know.
     Nothing,

@@ -449,7 +449,10 @@ impl<'a> Run<'a> {
             author: terms.provider,
         };
         let event = channel::message(terms.channel, &relay, content, Some(to));
-        let Ok(event) = seal::sign(&self.engine.identity, event, self.engine.clock.now()) else {
+        // Never before the request, whatever became of the clock since: a provider listens from a while
+        // before that on, and what seems older does not reach it.
+        let at = self.engine.clock.now().max(terms.started_at);
+        let Ok(event) = seal::sign(&self.engine.identity, event, at) else {
             return;
         };
         let relays = Arc::clone(&self.engine.relays);

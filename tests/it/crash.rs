@@ -5,6 +5,7 @@
 //! the machine's), `CRASH_ROUNDS=N` makes the killings go on for longer.
 
 mod crowd;
+mod escrow;
 mod killed;
 mod library;
 mod spoiled_ledger;
@@ -20,7 +21,7 @@ use rand::{Rng, SeedableRng};
 use rusqlite::Connection;
 use serde_json::Value;
 
-use crate::harness::{Ran, World, assert_conserved, run};
+use crate::harness::{Ran, Running, World, assert_conserved, run};
 
 const PRICE: u64 = 10_000;
 const OPENING_BALANCE: u64 = 100_000_000;
@@ -152,6 +153,15 @@ fn jobs(world: &World, home: &str) -> Vec<Value> {
     run(&mut world.bare_provider(home, &["--json", "jobs"]))
         .expect(0)
         .events()
+}
+
+/// The result or the error that a purchase ends with.
+fn last_line(buying: &mut Running) -> Value {
+    buying.wait_for("the last line", |line| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let last = line["event"] == "result" || line["event"] == "error";
+        last.then_some(line)
+    })
 }
 
 fn ledger_file(world: &World, home: &str) -> PathBuf {

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,8 @@ pub fn eventually(why: &str, mut what: impl FnMut() -> bool) {
 /// A child process whose output is read line by line, killed when dropped.
 pub struct Running {
     pub child: Child,
-    lines: Receiver<String>,
+    /// Behind a lock so that threads can share the world that this is a part of.
+    lines: Mutex<Receiver<String>>,
     seen: Vec<String>,
 }
 
@@ -50,7 +52,7 @@ impl Running {
         });
         Self {
             child,
-            lines,
+            lines: Mutex::new(lines),
             seen: Vec::new(),
         }
     }
@@ -65,6 +67,8 @@ impl Running {
             let left = until.saturating_duration_since(Instant::now());
             let line = self
                 .lines
+                .get_mut()
+                .unwrap()
                 .recv_timeout(left)
                 .unwrap_or_else(|_| panic!("{why}: not among {:?}", self.seen));
             let found = wanted(&line);
@@ -77,7 +81,7 @@ impl Running {
 
     /// How many lines it has printed by now.
     pub fn lines_so_far(&mut self) -> usize {
-        self.seen.extend(self.lines.try_iter());
+        self.seen.extend(self.lines.get_mut().unwrap().try_iter());
         self.seen.len()
     }
 

@@ -4,7 +4,7 @@ mod answers;
 mod asking;
 mod finding;
 mod market;
-mod server;
+pub(crate) mod server;
 
 use std::sync::Arc;
 use std::time::Duration;

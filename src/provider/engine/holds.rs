@@ -1,6 +1,7 @@
 //! Money in escrow: watched while we work for it, claimed when the customer releases it, given back when
 //! there is no result. See [`job`](crate::provider::job) for the states.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,8 +31,9 @@ const MOST_HOLDS_PER_CUSTOMER: usize = 64;
 /// How far back from what we know the customers' words are read again, in seconds: clocks differ.
 const MISSED_OVERLAP_SECS: u64 = 600;
 
-/// The most customers who are listened to for what they said while we were away.
-const MOST_MISSED_CUSTOMERS: usize = 256;
+/// Customers whose words of the time before are looked for at once. Relays allow a connection some ten
+/// subscriptions.
+const MISSED_AT_ONCE: usize = 4;
 
 /// What held money is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,13 +112,7 @@ impl Engine {
     /// said meanwhile.
     pub(super) fn resume_holds(&mut self, left: Vec<OpenHold>) {
         let now = Instant::now();
-        let awaited = left.iter().filter(|hold| hold.preimage.is_none());
-        let awaited = awaited.filter(|hold| hold.state != JobState::Returning);
-        let since = awaited.clone().map(|hold| hold.since).min();
-        let mut customers: Vec<PublicKey> = awaited.map(|hold| hold.address.customer).collect();
-        customers.sort_unstable();
-        customers.dedup();
-        customers.truncate(MOST_MISSED_CUSTOMERS);
+        self.missed = missed(&left);
         for open in left {
             let request = open.address.request;
             if let Some(working) = self.holds.get_mut(&request) {
@@ -142,11 +138,19 @@ impl Engine {
                 (_, None) => {}
             }
         }
-        if let Some(since) = since {
-            let (shop, channels) = (Arc::clone(&self.shop), self.channels.clone());
-            let since = since.minus(MISSED_OVERLAP_SECS);
-            self.spawn(None, shop.missed(customers, channels, since));
+        for _ in 0..MISSED_AT_ONCE {
+            self.look_for_missed();
         }
+    }
+
+    /// Looks for what one more customer said while we were away.
+    pub(super) fn look_for_missed(&mut self) {
+        let Some((customer, since)) = self.missed.pop_front().filter(|_| !self.leaving) else {
+            return;
+        };
+        let (shop, channels) = (Arc::clone(&self.shop), self.channels.clone());
+        let since = since.minus(MISSED_OVERLAP_SECS);
+        self.spawn(None, shop.missed(customer, channels, since));
     }
 
     /// The wallet says that the money for a job is held.
@@ -364,6 +368,20 @@ impl Engine {
             _ => false,
         })
     }
+}
+
+/// Whose release may have been missed, and since when: who came last first.
+fn missed(left: &[OpenHold]) -> VecDeque<(PublicKey, UnixSecs)> {
+    let mut first = BTreeMap::new();
+    for hold in left {
+        if hold.preimage.is_none() && hold.state != JobState::Returning {
+            let since = first.entry(hold.address.customer).or_insert(hold.since);
+            *since = hold.since.min(*since);
+        }
+    }
+    let mut missed: Vec<_> = first.into_iter().collect();
+    missed.sort_by_key(|(_, since)| std::cmp::Reverse(*since));
+    missed.into()
 }
 
 /// The preimage behind `hash`, as the customer wrote it.

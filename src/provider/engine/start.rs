@@ -146,6 +146,7 @@ impl Engine {
             waiting: Queue::default(),
             running: HashMap::new(),
             holds: HashMap::new(),
+            missed: VecDeque::new(),
             leftovers: VecDeque::new(),
             telling: 0,
             seen: Seen::default(),

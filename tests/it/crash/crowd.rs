@@ -3,10 +3,15 @@
 use super::*;
 use crate::harness::{Ran, Running};
 
-const CROWD: usize = 8;
+pub(super) const CROWD: usize = 8;
 
 /// Runs the same purchase in eight processes at once.
-fn all_at_once(world: &World, home: &str, args: &[&str], fault: Option<&str>) -> Vec<Ran> {
+pub(super) fn all_at_once(
+    world: &World,
+    home: &str,
+    args: &[&str],
+    fault: Option<&str>,
+) -> Vec<Ran> {
     let buyers: Vec<_> = (0..CROWD)
         .map(|_| {
             let mut command = world.customer(home, &["--json", "--prompt", "x"]);
@@ -18,7 +23,7 @@ fn all_at_once(world: &World, home: &str, args: &[&str], fault: Option<&str>) ->
     buyers.into_iter().map(|it| it.join().unwrap()).collect()
 }
 
-fn codes(ran: &[Ran]) -> BTreeMap<i32, usize> {
+pub(super) fn codes(ran: &[Ran]) -> BTreeMap<i32, usize> {
     let mut codes = BTreeMap::new();
     for one in ran {
         *codes.entry(one.code).or_default() += 1;

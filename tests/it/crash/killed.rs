@@ -50,15 +50,6 @@ fn customers_killed_at_any_moment_leave_books_that_recover_makes_whole() {
     assert_eq!(world.provider_balance("seller"), OPENING_BALANCE + earned);
 }
 
-/// The result or the error that a purchase ends with.
-fn last_line(buying: &mut Running) -> Value {
-    buying.wait_for("the last line", |line| {
-        let line: Value = serde_json::from_str(line).unwrap();
-        let last = line["event"] == "result" || line["event"] == "error";
-        last.then_some(line)
-    })
-}
-
 /// Kills the provider again and again while customers buy, starting it anew each time.
 fn sell_with_interruptions(test: &str, args: &[&str], killings: u64, buyers: u64) {
     let world = World::new();

@@ -44,6 +44,36 @@ async fn a_release_that_came_while_nobody_was_there_is_found() {
 }
 
 #[tokio::test]
+async fn no_customer_talks_so_much_that_the_release_of_another_is_missed() {
+    let (world, keys) = (World::new().await, Keys::generate());
+    let us = keys.public_key();
+    let seller = world.sell(&keys).await;
+    let mut honest = Peer::join(&world, us, seller.channel).await;
+    let mut loud = Peer::join(&world, us, seller.channel).await;
+    let escrow = honest.order(us, "release me").await;
+    assert_eq!(honest.result(&escrow.job).await, "release me");
+    let kept = loud.order(us, "keep me").await;
+    assert_eq!(loud.result(&kept.job).await, "keep me");
+    for job in [&escrow, &kept] {
+        world.until_state(job, JobState::Delivered).await;
+    }
+    seller.stop_at_once().await;
+    honest.released(&escrow).await;
+    // More than a relay gives to one request, and later than the release.
+    let talk = AgentMessage::PaymentSent(PaymentSent {
+        job_id: kept.job.clone(),
+        payment_id: "talk".into(),
+    });
+    let later = Timestamp::now() + 1;
+    for n in 0..600 {
+        loud.publish(&loud.sign_at(&talk, later + n)).await;
+    }
+    let mut seller = world.sell(&keys).await;
+    assert_eq!(seller.until(ended(&escrow.job)).await, "settled");
+    assert_eq!(world.earned(&keys).await, PRICE);
+}
+
+#[tokio::test]
 async fn what_was_quoted_in_an_earlier_channel_is_released_there() {
     let (world, keys) = (World::new().await, Keys::generate());
     let us = keys.public_key();
