@@ -29,7 +29,8 @@
 //!
 //! From each of *locked*, *released* and *withheld* the wallet's word decides the money: back, and it is freed;
 //! paid, and it is booked, also where nobody let the preimage go (then the purchase goes on as *paid*). Time
-//! alone decides nothing.
+//! alone decides nothing; at the deadline the provider is told (`Cancel`), so that one that has not begun gives
+//! the money back rather than work for nothing.
 //!
 //! [`step`] decides (pure), [`driver`] commits and acts, [`recover`] picks up what a crash left.
 //!

@@ -39,7 +39,7 @@ pub(super) fn deadline(state: &mut State, now: Now) -> Step {
         ),
         Phase::Paying(_) | Phase::Unknown { .. } => give_up_looking(state),
         Phase::Locked(_) | Phase::Released { .. } | Phase::Withheld { .. } => {
-            escrow::deadline(state)
+            escrow::deadline(state, now)
         }
         Phase::Awaiting { .. } => {
             let said = if state.stream.text().is_empty() {
@@ -129,18 +129,21 @@ pub(super) fn before_payment(state: &mut State, code: Code, message: String) -> 
         return Step::ignored();
     }
     let asked = !matches!(code, Code::Network | Code::ProviderRefused);
-    let cancel = Effect::Say(AgentMessage::Cancel(Cancel {
-        job_id: state.terms.job_id(),
-    }));
     state.phase = Phase::Failed {
         code: code.as_str().to_owned(),
         message: message.clone(),
     };
     let mut step = Step::saved();
     if asked {
-        step = step.then(cancel);
+        step = step.then(cancel(state));
     }
     step.then(Effect::Finish(Finish::Failed { code, message }))
+}
+
+pub(super) fn cancel(state: &State) -> Effect {
+    Effect::Say(AgentMessage::Cancel(Cancel {
+        job_id: state.terms.job_id(),
+    }))
 }
 
 pub(super) fn payment_sent(state: &State, payment_id: &str) -> Effect {

@@ -3,7 +3,7 @@
 //! does before it delivers costs the buyer time at most.
 
 use super::Now;
-use super::ending::payment_sent;
+use super::ending::{cancel, payment_sent};
 use super::provider::{rest_of_stream, undelivered_message};
 use crate::config::{RETURN_PATIENCE, SETTLE_PATIENCE, SETTLED_LONG_AGO_SECS};
 use crate::error::Code;
@@ -312,8 +312,9 @@ fn withhold(state: &mut State, problem: &str) -> Step {
         .then(Effect::WaitForWallet(RETURN_PATIENCE))
 }
 
-/// The buyer's patience is over.
-pub(super) fn deadline(state: &mut State) -> Step {
+/// The buyer's patience is over. A provider that has not begun is told so: it works for nothing, and gives
+/// the money back at once.
+pub(super) fn deadline(state: &mut State, now: Now) -> Step {
     match &state.phase {
         Phase::Locked(lock) if matches!(lock.word, Word::Unknown(_)) => give_up(state),
         Phase::Locked(_) => {
@@ -322,12 +323,12 @@ pub(super) fn deadline(state: &mut State) -> Step {
             } else {
                 "the provider's stream broke off"
             };
-            let step = withhold(state, said);
-            let ended = give_up(state);
-            Step {
-                effects: ended.effects,
-                ..step
-            }
+            let mut step = withhold(state, said);
+            // Recovery at a start is in a hurry, and the provider has its time.
+            let over = now.at >= state.terms.deadline;
+            step.effects = over.then(|| cancel(state)).into_iter().collect();
+            step.effects.extend(give_up(state).effects);
+            step
         }
         _ => give_up(state),
     }

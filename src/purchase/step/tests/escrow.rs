@@ -254,6 +254,20 @@ fn no_result_lets_nothing_go_and_keeps_the_money_until_the_wallet_has_it_back() 
 }
 
 #[test]
+fn a_provider_is_told_that_nobody_waits_once_its_time_is_over() {
+    let cancels = |at: UnixSecs| {
+        let mut s = locked();
+        let ended = step(&mut s, Happening::Deadline, Now { at, ..now() });
+        assert_eq!(failed_with(&ended), Some(Code::Undelivered));
+        let cancel = |effect: &Effect| matches!(effect, Effect::Say(AgentMessage::Cancel(_)));
+        ended.effects.iter().any(cancel)
+    };
+    let over = locked().terms.deadline;
+    assert!(cancels(over));
+    assert!(!cancels(over.minus(1)), "recovery was in a hurry");
+}
+
+#[test]
 fn a_late_result_is_taken_as_long_as_the_money_is_locked() {
     let mut s = withheld();
     let again = refusal(&s);
