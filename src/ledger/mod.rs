@@ -363,7 +363,10 @@ pub enum LedgerError {
     #[error("purchase {0} was changed by another process")]
     Conflict(PurchaseId),
     /// The idempotency key stands for another request.
-    #[error("this idempotency key was used for a different request (purchase {0})")]
+    #[error(
+        "this idempotency key was used for a different request (purchase {0}); nothing was bought: take \
+         a new key, or ask again for the same thing"
+    )]
     KeyConflict(PurchaseId),
     /// There is no such purchase.
     #[error("no purchase {0} in this ledger")]

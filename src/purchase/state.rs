@@ -155,6 +155,9 @@ pub enum Phase {
         settled: Settled,
         /// The payment's hash.
         payment_hash: Option<PaymentHash>,
+        /// The invoice that was paid: with the preimage, the proof of payment. Older records lack it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bolt11: Option<String>,
         /// The result.
         text: String,
         /// How long it took.
@@ -314,6 +317,16 @@ impl Phase {
             }
             Self::Requested | Self::Delivered { .. } | Self::Failed { .. } => None,
         }
+    }
+
+    /// The invoice, once there is one, also of what is delivered.
+    #[must_use]
+    pub fn bolt11(&self) -> Option<&str> {
+        if let Self::Delivered { bolt11, .. } = self {
+            return bolt11.as_deref();
+        }
+        let invoice = self.quote()?.invoice.as_ref()?;
+        Some(&invoice.bolt11)
     }
 
     /// What was paid, once that is certain.
@@ -529,6 +542,7 @@ impl State {
                 payment_hash,
                 text,
                 elapsed_ms,
+                ..
             } => (price, settled.clone(), *payment_hash, text, elapsed_ms),
             Phase::Released {
                 lock,

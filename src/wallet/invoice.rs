@@ -195,7 +195,7 @@ pub enum InvoiceProblem {
     /// The money would be locked for too long.
     #[error(
         "the invoice may hold the money for {hold_secs} s, longer than the {max_hold_secs} s \
-         that are allowed"
+         that [policy] max_hold_secs allows"
     )]
     HoldTooLong {
         /// `min_final_cltv_expiry` at ten minutes a block.

@@ -34,14 +34,13 @@ pub async fn run(settings: Settings, purchase: &str, out: &Output) -> Result<()>
     };
     let record = ledger.find(purchase).await?;
     let state = read(&record)?;
-    let invoice = state.phase.quote().and_then(|quote| quote.invoice.clone());
     // In an escrow that is not settled yet, too: what was let go is no secret any more.
     let receipt = state.receipt();
     let shown = Shown {
         entry: Entry::of(&record)?,
         reason: reason(&state.phase).map(str::to_owned),
         escrow: state.terms.pay_by.is_escrow(),
-        bolt11: invoice.map(|invoice| invoice.bolt11),
+        bolt11: state.phase.bolt11().map(str::to_owned),
         preimage: state
             .phase
             .settled()
@@ -78,6 +77,9 @@ fn print(shown: &Shown, out: &Output) {
     ));
     if let Some(hash) = &entry.payment_hash {
         out.line(&format!("hash      {hash}"));
+    }
+    if let Some(bolt11) = &shown.bolt11 {
+        out.line(&format!("invoice   {bolt11}"));
     }
     if let Some(preimage) = &shown.preimage {
         let whose = if shown.escrow {

@@ -71,6 +71,7 @@ fn delivered() -> Phase {
         price: PRICE,
         settled: settled(),
         payment_hash: None,
+        bolt11: None,
         text: "Paris".to_owned(),
         elapsed_ms: 5,
     }

@@ -130,6 +130,7 @@ fn paid(state: &mut State, preimage: Option<Preimage>, fee: Msat) -> Step {
     // A preimage of another hash proves nothing.
     let told = preimage.filter(|preimage| Some(preimage.payment_hash()) == hash);
     let ours = state.terms.pay_by.preimage();
+    let bolt11 = state.phase.bolt11().map(str::to_owned);
     let settled = |preimage| Settled {
         price,
         fee,
@@ -143,6 +144,7 @@ fn paid(state: &mut State, preimage: Option<Preimage>, fee: Msat) -> Step {
                 price,
                 settled: settled(ours),
                 payment_hash: hash,
+                bolt11,
                 text,
                 elapsed_ms,
             };
@@ -195,6 +197,7 @@ fn returned(state: &mut State, proof: &FailureProof) -> Step {
                 price: lock.quote.amount,
                 settled: Settled::nothing(state.terms.pay_by.preimage()),
                 payment_hash: lock.hash(),
+                bolt11: state.phase.bolt11().map(str::to_owned),
                 text,
                 elapsed_ms,
             };

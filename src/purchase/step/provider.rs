@@ -244,10 +244,15 @@ pub(super) fn conclude(
         Answer::Text(text) if !text.is_empty() => {
             let last = rest_of_stream(state, &text);
             state.answer = None;
+            let (payment_hash, bolt11) = quote
+                .invoice
+                .map(|invoice| (invoice.payment_hash, invoice.bolt11))
+                .unzip();
             state.phase = Phase::Delivered {
                 price: quote.amount,
                 settled,
-                payment_hash: quote.invoice.map(|invoice| invoice.payment_hash),
+                payment_hash,
+                bolt11,
                 text,
                 elapsed_ms: now.elapsed_ms,
             };
