@@ -286,7 +286,18 @@ fn a_servers_key_that_cant_be_had_leads_to_the_configuration_that_names_it() {
         "seller",
         "[provider]\nbackend_url = \"http://127.0.0.1:1\"\nbackend_key = \"env:NOT_SET_ANYWHERE\"\n",
     );
-    let ran = run(&mut world.provider("seller", &["--json", "doctor"])).expect(2);
+    let ran = run(&mut world.bare_provider(
+        "seller",
+        &[
+            "--json",
+            "--wallet",
+            "sim",
+            "--relay",
+            &world.relay,
+            "doctor",
+        ],
+    ))
+    .expect(2);
     let found = checks(&ran);
     let backend = of(&found, "backend", "auto");
     assert!(
