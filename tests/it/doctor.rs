@@ -280,6 +280,36 @@ fn a_configuration_that_is_off_is_named_and_the_rest_is_looked_at_all_the_same()
 }
 
 #[test]
+fn a_servers_key_that_cant_be_had_leads_to_the_configuration_that_names_it() {
+    let world = World::new();
+    world.config(
+        "seller",
+        "[provider]\nbackend_url = \"http://127.0.0.1:1\"\nbackend_key = \"env:NOT_SET_ANYWHERE\"\n",
+    );
+    let ran = run(&mut world.bare_provider(
+        "seller",
+        &[
+            "--json",
+            "--wallet",
+            "sim",
+            "--relay",
+            &world.relay,
+            "doctor",
+        ],
+    ))
+    .expect(2);
+    let found = checks(&ran);
+    let backend = of(&found, "backend", "auto");
+    assert!(
+        backend["message"]
+            .as_str()
+            .unwrap()
+            .contains("NOT_SET_ANYWHERE")
+    );
+    assert!(backend["fix"].as_str().unwrap().contains("config.toml"));
+}
+
+#[test]
 fn an_encrypted_identity_is_said_to_be_so_without_its_password() {
     let world = World::new();
     let password = "correct horse battery staple 42";

@@ -28,8 +28,13 @@ pub(super) async fn look(patient: &Patient, wanted: &Wanted<'_>) -> Finding {
     let choice = match BackendChoice::resolve(wanted.kind, wanted.url, settings) {
         Ok(choice) => choice,
         Err(error) => {
-            return Finding::problem("backend", word, error.code(), error.message())
-                .fix(patient.command("--help"));
+            // What the file says, or names, is mended there; what a flag says, on the command line.
+            let fix = if error.message().starts_with("[provider]") {
+                patient.edit()
+            } else {
+                patient.command("--help")
+            };
+            return Finding::problem("backend", word, error.code(), error.message()).fix(fix);
         }
     };
     let elsewhere = || patient.command("doctor --backend-url http://HOST:PORT");

@@ -128,8 +128,12 @@ fn an_order_that_is_not_answered_is_as_good_as_a_lock_and_no_look_up_disproves_i
     // A wallet that answers when the lock has ended: the result does not wait for it.
     let text = result(&s, "Paris");
     assert!(lets_go(&step(&mut s, text, now())));
+    let invoice = s.phase.bolt11().map(str::to_owned);
     let end = step(&mut s, paid(), now());
     assert_eq!(finish(&end), Some(&Finish::Delivered));
+    // Who asks later where the money went is shown the invoice, too.
+    assert!(invoice.is_some());
+    assert_eq!(s.phase.bolt11(), invoice.as_deref());
 }
 
 #[test]
