@@ -7,7 +7,7 @@ use crate::cli::signals;
 use crate::cli::text::entry;
 use crate::cli::wallets::refuse_new_bank;
 use crate::cli::watch::{client_builder, open_looker, short};
-use crate::client::Recovered;
+use crate::client::{ComputeClient, Recovered};
 use crate::error::{Code, Error, Result};
 use crate::ids::PurchaseId;
 use crate::units::Msat;
@@ -30,20 +30,14 @@ pub async fn run(
         client.close().await;
         vec![resolved?]
     } else {
-        if let WalletChoice::Sim(sim) = &settings.wallet {
-            refuse_new_bank(&settings, sim).await?;
-        }
-        let client = match settings.wallet {
-            WalletChoice::Unset => open_looker(&settings, out).await?,
-            _ => match client_builder(&settings, out).await {
-                Ok(builder) => builder.without_recovery().build().await?,
-                // Without its wallet no payment is decided, but all else is.
-                Err(error) if matches!(error.code(), Code::Wallet | Code::Network) => {
-                    wallet_trouble = Some(error);
-                    open_looker(&settings, out).await?
-                }
-                Err(error) => return Err(error),
-            },
+        let client = match with_wallet(&settings, out).await {
+            Ok(client) => client,
+            // Without its wallet no payment is decided, but all else is.
+            Err(error) if matches!(error.code(), Code::Wallet | Code::Network) => {
+                wallet_trouble = Some(error);
+                open_looker(&settings, out).await?
+            }
+            Err(error) => return Err(error),
         };
         let mut signals = signals::Stop::new()?;
         out.status("recovering");
@@ -63,6 +57,17 @@ pub async fn run(
         out.note("nothing is open");
     }
     verdict(&done, wallet_trouble)
+}
+
+/// The client that can ask the wallet, where one is configured.
+async fn with_wallet(settings: &Settings, out: &Output) -> Result<ComputeClient> {
+    match &settings.wallet {
+        WalletChoice::Unset => return open_looker(settings, out).await,
+        WalletChoice::Sim(sim) => refuse_new_bank(settings, sim).await?,
+        _ => {}
+    }
+    let builder = client_builder(settings, out).await?;
+    builder.without_recovery().build().await
 }
 
 fn line(one: &Recovered) -> String {

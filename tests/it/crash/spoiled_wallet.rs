@@ -100,7 +100,7 @@ fn a_bank_that_is_gone_or_damaged_decides_nothing_until_it_is_back() {
     let (home, bank) = ("buyer", world.bank());
     // No new bank is made in the place of one that is needed.
     without_bank(&world, || {
-        stays_reserved(&world, home, &[12]);
+        stays_reserved(&world, home, &[8]);
         let balance = ["--json", "--wallet", "sim", "wallet", "balance"];
         run(&mut world.bare_customer(home, &balance)).expect(12);
         world.buy(home, &["--prompt", "x"]).expect(12);
