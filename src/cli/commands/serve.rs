@@ -138,7 +138,12 @@ fn print(event: &ProviderEvent, out: &Output) {
             out.note(&format!("{job_id} paid {price_msat}"));
         }
         ProviderEvent::Queued { job_id, position } => {
-            out.note(&format!("{job_id} waits behind {position} others"));
+            let waits = match position {
+                0 => "waits for a slot".to_owned(),
+                1 => "waits behind another".to_owned(),
+                others => format!("waits behind {others} others"),
+            };
+            out.note(&format!("{job_id} {waits}"));
         }
         ProviderEvent::Held {
             job_id, price_msat, ..
