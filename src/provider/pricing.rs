@@ -160,8 +160,7 @@ impl Standing {
         if self.kept.saturating_mul(RELEASES_PER_KEPT) > self.released {
             let (kept, s) = (self.kept, if self.kept == 1 { "" } else { "s" });
             let why = format!(
-                "you kept {kept} result{s} of the last 30 days without releasing the money: \
-                 no more escrow for now, but you can pay first"
+                "you kept {kept} result{s} of the last 30 days without releasing the money: pay first"
             );
             return Err(Refusal::new("escrow", why));
         }

@@ -154,53 +154,60 @@ mod tests {
 
     #[test]
     fn only_the_two_of_them_can_read_it() {
-        let ((alice, alice_key), (bob, bob_key), (eve, _)) = (sealer(), sealer(), sealer());
-        let content = alice.seal(&bob_key, &result("the word")).unwrap();
+        let ((buyer, buyer_key), (seller, seller_key), (stranger, _)) =
+            (sealer(), sealer(), sealer());
+        let content = buyer.seal(&seller_key, &result("the word")).unwrap();
         assert!(!content.contains("the word"));
         let sealed = payload(&content);
-        assert_eq!(bob.open(&alice_key, &sealed).unwrap(), result("the word"));
+        assert_eq!(
+            seller.open(&buyer_key, &sealed).unwrap(),
+            result("the word")
+        );
         // The sender's copy of the key is the same one.
-        assert_eq!(alice.open(&bob_key, &sealed).unwrap(), result("the word"));
-        for peer in [&alice_key, &bob_key] {
+        assert_eq!(
+            buyer.open(&seller_key, &sealed).unwrap(),
+            result("the word")
+        );
+        for peer in [&buyer_key, &seller_key] {
             assert!(matches!(
-                eve.open(peer, &sealed),
+                stranger.open(peer, &sealed),
                 Err(SealError::NotBetweenUs)
             ));
         }
         // Said to be from somebody else, it does not open.
-        assert!(bob.open(&bob_key, &sealed).is_err());
+        assert!(seller.open(&seller_key, &sealed).is_err());
     }
 
     #[test]
     fn whatever_is_altered_does_not_open() {
-        let ((alice, alice_key), (bob, bob_key)) = (sealer(), sealer());
-        let sealed = payload(&alice.seal(&bob_key, &result("pay me")).unwrap());
+        let ((buyer, buyer_key), (seller, seller_key)) = (sealer(), sealer());
+        let sealed = payload(&buyer.seal(&seller_key, &result("pay me")).unwrap());
         let bytes = BASE64.decode(&sealed.payload).unwrap();
         for at in 0..bytes.len() {
             let mut altered = bytes.clone();
             altered[at] ^= 1;
             let payload = BASE64.encode(altered);
             assert!(
-                bob.open(&alice_key, &Sealed { payload }).is_err(),
+                seller.open(&buyer_key, &Sealed { payload }).is_err(),
                 "byte {at}"
             );
         }
         for payload in ["", "A", "AgA=", "not base64 at all", "#anything"] {
             let payload = payload.to_owned();
-            assert!(bob.open(&alice_key, &Sealed { payload }).is_err());
+            assert!(seller.open(&buyer_key, &Sealed { payload }).is_err());
         }
     }
 
     #[test]
     fn the_largest_message_fits_once_sealed_and_a_larger_one_is_refused() {
-        let ((alice, alice_key), (bob, bob_key)) = (sealer(), sealer());
+        let ((buyer, buyer_key), (seller, seller_key)) = (sealer(), sealer());
         let empty = codec::encode(&result("")).unwrap().len();
         let most = codec::MAX_MESSAGE_BYTES - empty;
-        let content = alice.seal(&bob_key, &result(&"x".repeat(most))).unwrap();
+        let content = buyer.seal(&seller_key, &result(&"x".repeat(most))).unwrap();
         assert!(content.len() <= codec::MAX_SEALED_BYTES);
-        let opened = bob.open(&alice_key, &payload(&content)).unwrap();
+        let opened = seller.open(&buyer_key, &payload(&content)).unwrap();
         assert_eq!(opened, result(&"x".repeat(most)));
-        let refused = alice.seal(&bob_key, &result(&"x".repeat(most + 1)));
+        let refused = buyer.seal(&seller_key, &result(&"x".repeat(most + 1)));
         assert!(matches!(
             refused,
             Err(SealError::Codec(CodecError::TooLarge(_)))
@@ -209,27 +216,27 @@ mod tests {
 
     #[test]
     fn a_seal_within_a_seal_is_neither_made_nor_opened() {
-        let ((alice, alice_key), (bob, bob_key)) = (sealer(), sealer());
-        let inner = payload(&alice.seal(&bob_key, &result("deep")).unwrap());
-        let twice = alice.seal(&bob_key, &AgentMessage::Sealed(inner.clone()));
+        let ((buyer, buyer_key), (seller, seller_key)) = (sealer(), sealer());
+        let inner = payload(&buyer.seal(&seller_key, &result("deep")).unwrap());
+        let twice = buyer.seal(&seller_key, &AgentMessage::Sealed(inner.clone()));
         assert!(matches!(
             twice,
             Err(SealError::Codec(CodecError::SealedTwice))
         ));
         let text = codec::encode(&AgentMessage::Sealed(inner)).unwrap();
-        let key = ConversationKey::derive(alice.identity.keys().secret_key(), &bob_key).unwrap();
+        let key = ConversationKey::derive(buyer.identity.keys().secret_key(), &seller_key).unwrap();
         let bytes = v2::encrypt_to_bytes(&key, text.as_bytes()).unwrap();
         let payload = BASE64.encode(bytes);
-        assert!(bob.open(&alice_key, &Sealed { payload }).is_err());
+        assert!(seller.open(&buyer_key, &Sealed { payload }).is_err());
     }
 
     #[test]
     fn many_peers_take_no_more_than_their_room() {
-        let (alice, _) = sealer();
+        let (buyer, _) = sealer();
         for _ in 0..3 * PEERS_AT_HAND {
             let (_, key) = sealer();
-            alice.seal(&key, &result("hello")).unwrap();
+            buyer.seal(&key, &result("hello")).unwrap();
         }
-        assert_eq!(alice.at_hand.lock().unwrap().len(), PEERS_AT_HAND);
+        assert_eq!(buyer.at_hand.lock().unwrap().len(), PEERS_AT_HAND);
     }
 }

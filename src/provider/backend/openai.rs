@@ -424,8 +424,8 @@ mod tests {
     #[test]
     fn a_path_of_this_machine_is_not_published() {
         for (id, name) in [
-            ("/home/alice/models/tiny.gguf", "tiny.gguf"),
-            ("C:\\Users\\alice\\tiny.gguf", "tiny.gguf"),
+            ("/srv/models/tiny.gguf", "tiny.gguf"),
+            ("C:\\models\\tiny.gguf", "tiny.gguf"),
             ("~/tiny.gguf", "tiny.gguf"),
             ("./models/tiny.gguf", "tiny.gguf"),
             ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B"),

@@ -50,13 +50,13 @@ fn a_bank_that_is_gone_with_a_payment_in_doubt_is_a_problem() {
     let found = checks(&ask(&["--json", "doctor"]).expect(12));
     let wallet = of(&found, "wallet", "gone.sqlite");
     assert!(wallet["message"].as_str().unwrap().contains("is missing"));
-    for args in [
-        &["--json", "recover"][..],
-        &["--json", "wallet", "balance"],
-        &["--json", "--prompt", "x"],
+    for (args, code, word) in [
+        (&["--json", "recover"][..], 8, "network"),
+        (&["--json", "wallet", "balance"], 12, "wallet"),
+        (&["--json", "--prompt", "x"], 12, "wallet"),
     ] {
-        let error = ask(args).expect(12).last();
-        assert_eq!(error["code"], "wallet");
+        let error = ask(args).expect(code).last();
+        assert_eq!(error["code"], word);
         assert_eq!(error["reserved_msat"], PRICE);
     }
     assert!(!elsewhere.exists());

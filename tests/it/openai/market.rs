@@ -140,7 +140,7 @@ async fn a_customer_gets_the_models_words_as_they_come_and_whole() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_breaks_tells_the_owner_all_and_the_customer_no_address() {
-    let crash = json!({ "error": { "message": "CUDA out of memory at /home/alice/tiny" } });
+    let crash = json!({ "error": { "message": "CUDA out of memory at /srv/tiny" } });
     let endings: [(&str, Vec<Step>); 4] = [
         (
             "CUDA out of memory",
@@ -160,7 +160,7 @@ async fn a_job_that_breaks_tells_the_owner_all_and_the_customer_no_address() {
             .await
             .unwrap_err();
         assert_eq!(error.code(), Code::Undelivered, "{why}: {error}");
-        for secret in ["127.0.0.1", "http", "CUDA", "alice", "/v1"] {
+        for secret in ["127.0.0.1", "http", "CUDA", "srv", "/v1"] {
             assert!(!error.to_string().contains(secret), "{error}");
         }
         let failed = market
