@@ -112,6 +112,7 @@ async fn a_provider_killed_at_any_moment_delivers_what_is_locked_or_gives_it_bac
         "--prompt",
         "x y z",
     ];
+    let mut sold = 0;
     for round in 0..6 {
         let mut buying = stage.start(&customer, &args);
         tokio::task::block_in_place(|| pause(&mut chance, usual));
@@ -122,12 +123,19 @@ async fn a_provider_killed_at_any_moment_delivers_what_is_locked_or_gives_it_bac
                 let line: serde_json::Value = serde_json::from_str(line).unwrap();
                 (line["event"] == "result" || line["event"] == "error").then_some(line)
             });
+            buying.exit_code();
+            if last["code"] == "provider_refused" {
+                // Killed between its wallet's invoice and its own record, the provider can't use that hash
+                // again, and says so before anything is locked.
+                assert_eq!(last["reserved_msat"], 0, "round {round}: {last}");
+                return;
+            }
             assert_eq!(last["event"], "result", "round {round}: {last}");
             assert_eq!(last["text"], "x y z");
-            buying.exit_code();
+            sold += 1;
         });
     }
     tokio::task::block_in_place(|| settle(&stage, &customer));
-    assert_eq!(stage.books(&customer).await, Books::paid(6 * PRICE));
-    assert_eq!(stage.earned(&seller).await, 7 * PRICE);
+    assert_eq!(stage.books(&customer).await, Books::paid(sold * PRICE));
+    assert_eq!(stage.earned(&seller).await, (1 + sold) * PRICE);
 }
