@@ -125,6 +125,8 @@
 //! * A payment in doubt keeps its money reserved; only a look-up that proves failure frees it.
 //! * The preimage of an escrow is on record before its hash leaves the process, and leaves the process only
 //!   with a complete result on record.
+//! * Whatever a process was doing when it died, its next start, or `recover`, brings it to an end: killed at
+//!   any of its crash points, it loses no money, and spends none twice.
 //! * Each process holds a lock and stamps its purchases; recovery takes only those whose owner is dead.
 //! * What is to be sealed is not sent in the open instead, whatever fails, and whatever a later listing says.
 //! * A provider starts no paid work before its own wallet says that the money is there: paid, or held.
