@@ -10,9 +10,10 @@
 //! job's price where paying first is at risk by its nature. The last line sums it up. Exit code 0: every
 //! invariant held; 1: one did not, and the command that repeats it is printed; 2: the flags are off.
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::missing_errors_doc)]
 
 pub mod report;
+pub mod stack;
 
 use std::ops::Range;
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use clap::Parser;
+use futures_util::stream::{self, StreamExt as _};
 use report::{Depth, Outcome, Report};
 
 /// Buys against everything that lies, stalls, breaks and dies, and says what it lost.
@@ -121,7 +123,7 @@ fn main() -> ExitCode {
 pub fn simulate(depth: Depth, options: &Options) -> Report {
     match depth {
         Depth::Pure => each_in_threads(options, |_seed| Vec::new()),
-        Depth::Stack => Report::default(),
+        Depth::Stack => all_at_once(options),
     }
 }
 
@@ -147,6 +149,27 @@ fn each_in_threads(options: &Options, one: impl Fn(u64) -> Vec<Outcome> + Sync) 
         }
     });
     report.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Holds the markets of all seeds, so many at a time.
+fn all_at_once(options: &Options) -> Report {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    runtime.unwrap().block_on(async {
+        let markets = options
+            .seeds
+            .clone()
+            .filter_map(|seed| stack::scenario(seed, options.only.as_deref()))
+            .map(stack::run);
+        let mut markets = stream::iter(markets).buffer_unordered(options.at_once);
+        let mut report = Report::default();
+        while let Some(outcomes) = markets.next().await {
+            take(&mut report, Depth::Stack, options, &outcomes);
+        }
+        report.broken.sort_by_key(|one| one.seed);
+        report
+    })
 }
 
 fn take(report: &mut Report, depth: Depth, options: &Options, outcomes: &[Outcome]) {
