@@ -17,11 +17,13 @@ use tokio_util::sync::CancellationToken;
 pub(super) use self::wallet::look_up;
 use super::event::{PurchaseEvent, Receipt};
 use super::observed::{FirstToken, cuts_short, observation};
+use super::points;
 use super::state::{Booking, Effect, Finish, Happening, Phase, State, Step};
 use super::step::{Now, step};
 use super::watcher::Watcher;
 use crate::clock::Clock;
 use crate::config;
+use crate::crash::{self, Point};
 use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
 use crate::ledger::{DriveGuard, Entry, Ledger, LedgerError, Limits, Reserve};
@@ -301,11 +303,9 @@ impl<'a> Run<'a> {
             .chain(seen.map(Entry::Observe))
             .collect();
         let id = self.state.terms.id;
-        let committed = self
-            .engine
-            .ledger
-            .commit(id, self.version, row, entries)
-            .await;
+        let commit = self.engine.ledger.commit(id, self.version, row, entries);
+        let points = points::of_commit(&before, &self.state.phase);
+        let committed = crash::around(points, commit).await;
         let refused_as = match committed {
             Ok(version) => {
                 self.version = version;
@@ -410,7 +410,8 @@ impl<'a> Run<'a> {
         let request = self.state.terms.request.clone();
         let within = self.deadline.saturating_duration_since(Instant::now());
         self.work.spawn(async move {
-            match relays.publish(&request, within).await {
+            let publish = relays.publish(&request, within);
+            match crash::around(Point::CustomerRequest, publish).await {
                 Ok(_) => None,
                 Err(error) => Some(Happening::NotSent(error.to_string())),
             }
@@ -457,21 +458,9 @@ impl<'a> Run<'a> {
         };
         let relays = Arc::clone(&self.engine.relays);
         let until = self.deadline.max(Instant::now() + config::LAST_WORDS);
-        self.said.spawn(async move {
-            let mut pause = config::RETRY_FIRST;
-            loop {
-                let within = until.saturating_duration_since(Instant::now());
-                match relays.publish(&event, within).await {
-                    Ok(_) | Err(RelayError::Closed | RelayError::NoRelay(_)) => return,
-                    Err(RelayError::NotPublished(_) | RelayError::Unreachable(_)) => {}
-                }
-                if Instant::now() + pause >= until {
-                    return;
-                }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(config::RETRY_LONGEST);
-            }
-        });
+        let points = points::of_message(message);
+        self.said
+            .spawn(crash::around(points, publish_until(relays, event, until)));
     }
 
     /// Gives what is still to be said a moment to leave.
@@ -501,6 +490,23 @@ impl<'a> Run<'a> {
     async fn reserved(&self) -> Msat {
         let record = self.engine.ledger.purchase(self.state.terms.id).await;
         record.map_or(Msat::ZERO, |record| record.reserved())
+    }
+}
+
+/// Publishes again and again until a relay has taken it, or time is up.
+async fn publish_until(relays: Arc<dyn RelaySession>, event: nostr::Event, until: Instant) {
+    let mut pause = config::RETRY_FIRST;
+    loop {
+        let within = until.saturating_duration_since(Instant::now());
+        match relays.publish(&event, within).await {
+            Ok(_) | Err(RelayError::Closed | RelayError::NoRelay(_)) => return,
+            Err(RelayError::NotPublished(_) | RelayError::Unreachable(_)) => {}
+        }
+        if Instant::now() + pause >= until {
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(config::RETRY_LONGEST);
     }
 }
 
