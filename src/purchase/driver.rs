@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::wallet::look_up;
@@ -54,6 +54,15 @@ pub struct Engine {
     pub clock: Clock,
 }
 
+/// How long a provider may take to quote, while there is another to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotePatience {
+    /// From when its request is at a relay.
+    pub once_sent: Duration,
+    /// In any case.
+    pub until: Instant,
+}
+
 /// One purchase under way.
 pub struct Run<'a> {
     engine: &'a Engine,
@@ -78,6 +87,8 @@ pub struct Run<'a> {
     looking: Option<AbortHandle>,
     /// When the preimage is said again, and the pause before the next time.
     release_again: Option<(Instant, Duration)>,
+    /// `None`: the provider may quote until the deadline.
+    quote_patience: Option<QuotePatience>,
     /// It was left by an earlier run: nobody waits for the result beyond the time that recovery has.
     resumed: bool,
     first_token: FirstToken,
@@ -114,6 +125,7 @@ impl<'a> Run<'a> {
             look_after: config::LOOK_UP_FIRST,
             looking: None,
             release_again: None,
+            quote_patience: None,
             resumed: false,
             first_token: FirstToken::default(),
             stored_only: false,
@@ -125,6 +137,13 @@ impl<'a> Run<'a> {
     #[must_use]
     pub const fn stored_only(mut self, yes: bool) -> Self {
         self.stored_only = yes;
+        self
+    }
+
+    /// Gives up a provider that does not quote in this time.
+    #[must_use]
+    pub const fn quote_within(mut self, patience: Option<QuotePatience>) -> Self {
+        self.quote_patience = patience;
         self
     }
 
@@ -409,13 +428,21 @@ impl<'a> Run<'a> {
         let relays = Arc::clone(&self.engine.relays);
         let request = self.state.terms.request.clone();
         let within = self.deadline.saturating_duration_since(Instant::now());
+        let patience = self.quote_patience;
         self.work.spawn(async move {
             let publish = relays.publish(&request, within);
-            match crash::around(Point::CustomerRequest, publish).await {
-                Ok(_) => None,
-                Err(error) => Some(Happening::NotSent(error.to_string())),
+            if let Err(error) = crash::around(Point::CustomerRequest, publish).await {
+                return Some(Happening::NotSent(error.to_string()));
             }
+            sleep(patience?.once_sent).await;
+            Some(Happening::NoQuote)
         });
+        if let Some(QuotePatience { until, .. }) = patience {
+            self.work.spawn(async move {
+                sleep_until(until).await;
+                Some(Happening::NoQuote)
+            });
+        }
     }
 
     /// A provider that has missed the preimage is told again, after growing pauses.
@@ -505,7 +532,7 @@ async fn publish_until(relays: Arc<dyn RelaySession>, event: nostr::Event, until
         if Instant::now() + pause >= until {
             return;
         }
-        tokio::time::sleep(pause).await;
+        sleep(pause).await;
         pause = (pause * 2).min(config::RETRY_LONGEST);
     }
 }
