@@ -7,6 +7,7 @@
 
 mod books;
 mod both;
+mod chains;
 mod customer;
 mod market;
 mod provider;
