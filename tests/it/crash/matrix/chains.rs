@@ -4,9 +4,10 @@
 use agent_compute::crash::Point;
 use rand::seq::IndexedRandom as _;
 
-use super::customer::{Kind, count};
+use super::customer::{Kind, count, nothing};
 use super::market::{Market, Party, end_within, until_ready};
 use super::*;
+use crate::openai::server::Server;
 
 /// A job that was begun more often than this fails, which is another story.
 const MOST_DEATHS_OF_THE_SELLER: usize = 2;
@@ -14,20 +15,33 @@ const MOST_DEATHS_OF_THE_SELLER: usize = 2;
 /// What happens in one chain.
 struct Plan {
     kind: Kind,
-    /// Where the buyer is to die, and whether it is in `recover`.
-    buyer: Vec<(At, bool)>,
+    buyer: Vec<Turn>,
     seller: Vec<At>,
+}
+
+/// A buyer's process.
+struct Turn {
+    at: At,
+    /// It is `recover`, and not the purchase.
+    recovers: bool,
+    /// Beside it another process, which nobody kills, asks for the same under the same key.
+    has_twin: bool,
 }
 
 impl Plan {
     fn of(moments: &mut Moments) -> Self {
-        let kind = match moments.one_in(3) {
-            true => Kind::PaidFirst,
-            false => Kind::Escrow,
-        };
-        let buyer = |moments: &mut Moments| {
-            let at = some_point(moments, &["customer.", "ledger.", "recovery."]);
-            (at, moments.one_in(2))
+        let kinds = [
+            Kind::PaidFirst,
+            Kind::Escrow,
+            Kind::Escrow,
+            Kind::Undone,
+            Kind::UndoneInEscrow,
+        ];
+        let kind = *kinds.choose(&mut moments.0).unwrap();
+        let buyer = |moments: &mut Moments| Turn {
+            at: some_point(moments, &["customer.", "ledger.", "recovery."]),
+            recovers: moments.one_in(2),
+            has_twin: moments.one_in(3),
         };
         let seller = |moments: &mut Moments| some_point(moments, &["provider.", "store."]);
         Self {
@@ -47,8 +61,14 @@ impl std::fmt::Display for Plan {
             write!(f, " {at}")?;
         }
         f.write_str(", the buyer at")?;
-        for (at, recovers) in &self.buyer {
-            write!(f, " {at}{}", if *recovers { " (in recover)" } else { "" })?;
+        for turn in &self.buyer {
+            let how = match (turn.recovers, turn.has_twin) {
+                (false, false) => "",
+                (true, false) => " (in recover)",
+                (false, true) => " (with a twin)",
+                (true, true) => " (in recover, with a twin)",
+            };
+            write!(f, " {}{how}", turn.at)?;
         }
         Ok(())
     }
@@ -71,33 +91,39 @@ fn some_point(moments: &mut Moments, of: &[&str]) -> At {
 /// A seller that comes back whenever it is dead, armed as long as there is something left of its plan.
 struct Seller<'a> {
     market: &'a Market,
+    args: Vec<&'a str>,
     party: Party,
     plan: std::vec::IntoIter<At>,
     process: Running,
     is_armed: bool,
+    /// How often it was killed at a point.
+    died: usize,
 }
 
 impl<'a> Seller<'a> {
-    fn start(market: &'a Market, plan: Vec<At>) -> Self {
+    fn start(market: &'a Market, args: Vec<&'a str>, plan: Vec<At>) -> Self {
         let (party, mut plan) = (market.party("seller"), plan.into_iter());
-        let mut command = market.seller(&party, &[]);
+        let mut command = market.seller(&party, &args);
         if let Some(at) = plan.next() {
             at.arm(&mut command);
         }
         Self {
             process: Running::start(&mut command),
             is_armed: true,
+            died: 0,
             market,
+            args,
             party,
             plan,
         }
     }
 
     fn comes_back(&mut self) {
-        if end_within(&mut self.process, Duration::ZERO).is_none() {
+        let Some(ended) = end_within(&mut self.process, Duration::ZERO) else {
             return;
-        }
-        let mut command = self.market.seller(&self.party, &[]);
+        };
+        self.died += usize::from(was_killed(ended));
+        let mut command = self.market.seller(&self.party, &self.args);
         let at = self.plan.next();
         self.is_armed = at.is_some();
         if let Some(at) = at {
@@ -110,52 +136,94 @@ impl<'a> Seller<'a> {
     fn settles_down(&mut self) {
         if self.is_armed {
             self.process.kill();
-            self.process = self.market.sell(&self.party, &[]);
+            self.process = self.market.sell(&self.party, &self.args);
         } else {
             until_ready(&mut self.process);
         }
     }
 }
 
-/// Runs a buyer until it ends, one way or the other, while the seller dies and comes back.
-fn until_it_ends(seller: &mut Seller<'_>, buyer: &mut Command) {
-    let mut buying = Running::start(buyer);
-    while end_within(&mut buying, Duration::ZERO).is_none() {
-        seller.comes_back();
-        std::thread::sleep(Duration::from_millis(5));
+/// Waits until buyers have ended, one way or the other, while the seller dies and comes back. Says how many
+/// were killed.
+fn until_they_end(seller: &mut Seller<'_>, buying: &mut [Running]) -> usize {
+    let mut killed = 0;
+    for one in buying {
+        let ended = loop {
+            if let Some(ended) = end_within(one, Duration::ZERO) {
+                break ended;
+            }
+            seller.comes_back();
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        killed += usize::from(was_killed(ended));
     }
+    killed
 }
 
-#[test]
-fn whoever_dies_at_whatever_points_one_after_the_other_nothing_is_lost_and_nothing_paid_twice() {
-    let market = Market::new();
-    let mut moments = Moments::of("chains of deaths");
-    let plans: Vec<Plan> = (0..rounds(9)).map(|_| Plan::of(&mut moments)).collect();
-    in_lanes(plans, |plan| {
-        let why = plan.to_string();
-        let (buyer, kind) = (market.buyer(), plan.kind);
-        let escrow: &[&str] = if kind == Kind::Escrow {
-            &["--htlc"]
-        } else {
-            &[]
+/// One chain, to its good end. Says how many buyers died in it, and how many sellers.
+fn live_and_die(market: &Market, plan: Plan, nothing: &Server) -> [usize; 2] {
+    let why = plan.to_string();
+    let (buyer, kind) = (market.buyer(), plan.kind);
+    let is_done = matches!(kind, Kind::PaidFirst | Kind::Escrow);
+    let args = match is_done {
+        true => vec![],
+        false => vec!["--backend", "openai", "--backend-url", &nothing.url],
+    };
+    let escrow: &[&str] = match kind {
+        Kind::Escrow | Kind::UndoneInEscrow => &["--htlc"],
+        _ => &[],
+    };
+    let mut seller = Seller::start(market, args, plan.seller);
+    let key = seller.party.key();
+    let buy = || market.buy(&buyer, &key, Some("k"), escrow);
+    let mut buyers_died = 0;
+    for turn in plan.buyer {
+        let mut command = match turn.recovers {
+            true => market.customer(&buyer, &["recover"]),
+            false => buy(),
         };
-        let mut seller = Seller::start(&market, plan.seller);
-        let buy = |seller: &Seller<'_>| market.buy(&buyer, &seller.party.key(), Some("k"), escrow);
-        for (at, recovers) in plan.buyer {
-            let mut command = match recovers {
-                true => market.customer(&buyer, &["recover"]),
-                false => buy(&seller),
-            };
-            until_it_ends(&mut seller, at.arm(&mut command));
+        let mut buying = vec![Running::start(turn.at.arm(&mut command))];
+        if turn.has_twin {
+            buying.push(Running::start(&mut buy()));
         }
-        seller.settles_down();
-        let last = Ended::of(&mut buy(&seller)).expect(0, &why).last();
-        assert_eq!(last["text"], TEXT, "{why}: {last}");
-        market.recover(&buyer, &why);
-        let story = market.story(&buyer, &why);
-        assert_eq!(story.spent, PRICE, "{why}: {story:#?}");
-        assert_eq!(count(&story.labels(), "delivered"), 1, "{why}: {story:#?}");
-        let jobs = market.jobs_once_over(&seller.party, &why);
-        assert_eq!(market.earned(&seller.party), PRICE, "{why}: {jobs:?}");
+        buyers_died += until_they_end(&mut seller, &mut buying);
+    }
+    seller.settles_down();
+    let code = if is_done { 0 } else { 7 };
+    let last = Ended::of(&mut buy()).expect(code, &why).last();
+    assert!(!is_done || last["text"] == TEXT, "{why}: {last}");
+    market.recover(&buyer, &why);
+    let story = market.story(&buyer, &why);
+    let (spent, label) = match kind {
+        Kind::UndoneInEscrow => (0, "failed"),
+        Kind::Undone => (PRICE, "undelivered"),
+        _ => (PRICE, "delivered"),
+    };
+    assert_eq!(story.spent, spent, "{why}: {story:#?}");
+    let labels = story.labels();
+    assert!(labels.contains(&label), "{why}: {story:#?}");
+    let delivered = count(&labels, "delivered");
+    assert_eq!(delivered, usize::from(is_done), "{why}: {story:#?}");
+    let jobs = market.jobs_once_over(&seller.party, &why);
+    assert_eq!(market.earned(&seller.party), spent, "{why}: {jobs:?}");
+    [buyers_died, seller.died]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_dies_wherever_one_after_the_other_nothing_is_lost_and_nothing_paid_twice() {
+    let nothing = nothing().await;
+    tokio::task::block_in_place(|| {
+        let market = Market::new();
+        let mut moments = Moments::of("chains of deaths");
+        let plans: Vec<Plan> = (0..rounds(12)).map(|_| Plan::of(&mut moments)).collect();
+        let died = Mutex::new([0, 0]);
+        in_lanes(plans, |plan| {
+            let more = live_and_die(&market, plan, &nothing);
+            let mut died = died.lock().unwrap();
+            *died = [died[0] + more[0], died[1] + more[1]];
+        });
+        let died = died.into_inner().unwrap();
+        println!("{} buyers and {} sellers died", died[0], died[1]);
+        assert!(!died.contains(&0), "nobody died");
     });
 }
