@@ -16,6 +16,7 @@ use super::{
     PurchaseRecord, Scope, StateRow,
 };
 use crate::clock::Clock;
+use crate::crash::{self, Point};
 use crate::ids::{PaymentHash, PurchaseId, WalletId};
 use crate::protocol::record::Record;
 use crate::units::UnixSecs;
@@ -133,8 +134,10 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::KeyConflict`]; [`LedgerError::Illegal`] if the id is taken.
     pub async fn open_purchase(&self, new: NewPurchase) -> Result<Opened, LedgerError> {
-        self.write(move |db, handle, owner| store::open_purchase(db, &handle.clock, owner, &new))
-            .await
+        let open = self.write(move |db, handle, owner| {
+            store::open_purchase(db, &handle.clock, owner, &new)
+        });
+        crash::around(Point::CustomerOpen, open).await
     }
 
     /// Applies `entries` in order and writes `state`, all or nothing, and gives the new version.
@@ -420,12 +423,14 @@ impl Paths {
         builder.recursive(true);
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        crash::before(Point::LedgerCreate);
         builder.create(&self.owners)?;
         match owner::private(OpenOptions::new().write(true).create_new(true)).open(&self.file) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             Err(_) => self.keep_private(),
             Ok(_) => self.keep_findable(),
         }
+        crash::after(Point::LedgerCreate);
         OwnerLock::acquire(&self.owners)
     }
 

@@ -9,6 +9,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::crash::{self, Point};
+
 /// How many dead owners' files one opening clears away.
 const CLEARED_AT_ONCE: usize = 256;
 
@@ -31,8 +33,10 @@ impl OwnerLock {
             let id = random_id();
             let path = lock_path(folder, &id);
             let file = private(OpenOptions::new().write(true).create_new(true)).open(&path)?;
+            crash::before(Point::LedgerOwner);
             match file.try_lock() {
                 Ok(()) if path.exists() => {
+                    crash::after(Point::LedgerOwner);
                     return Ok(Self {
                         id,
                         path,

@@ -13,6 +13,7 @@ use super::job::{Address, Job, JobStep, MAX_ATTEMPTS};
 use super::pricing::{Quote, Refusal};
 use super::store::{Finish, JobStore, Seller, StoreError, Unsent};
 use super::work::Workshop;
+use crate::crash::{self, Point};
 use crate::ids::PaymentHash;
 use crate::protocol::message::{AgentMessage, Invoice, JobAccepted};
 use crate::relay::{RelayError, Subscription};
@@ -143,7 +144,8 @@ impl Shop {
             resumed: false,
         };
         // An invoice without a record is never sent, so nobody can pay it.
-        match self.store.insert(&job, &self.seller, self.now()).await {
+        let inserted = self.store.insert(&job, &self.seller, self.now());
+        match crash::around(Point::ProviderQuote, inserted).await {
             Ok(()) => Outcome::Quoted(Box::new(job)),
             // Served before, or its job id or hash is another job's: nothing to say, since any answer
             // would bear that other job's name.
@@ -171,7 +173,8 @@ impl Shop {
             hold: quote.escrow,
             description: format!("agent-compute {}", address.job_id()),
         };
-        let invoice = answer(wallet.invoice(request)).await?;
+        let invoice = answer(wallet.invoice(request));
+        let invoice = crash::around(Point::ProviderInvoice, invoice).await?;
         if invoice.amount != quote.price {
             let asks = invoice.amount;
             return Err(WalletError::Refused(format!("its invoice asks for {asks}")));
@@ -192,8 +195,9 @@ impl Shop {
         address: Address,
         invoice: Invoice,
     ) -> Outcome {
-        self.say(address, &AgentMessage::Invoice(invoice), INVOICE_PATIENCE)
-            .await;
+        let message = AgentMessage::Invoice(invoice);
+        let said = self.say(address, &message, INVOICE_PATIENCE);
+        crash::around(Point::ProviderInvoiceSaid, said).await;
         Outcome::Nothing
     }
 
@@ -212,7 +216,9 @@ impl Shop {
         let voice = &self.workshop.voice;
         match voice.refusal(address, &refusal) {
             Ok(event) => {
-                if let Err(trouble) = voice.publish(&event).await {
+                let published = voice.publish(&event);
+                let published = crash::around(Point::ProviderRefusalSaid, published);
+                if let Err(trouble) = published.await {
                     tracing::debug!(job_id = %address.job_id(), %trouble, "a refusal was not sent");
                 }
             }
@@ -229,7 +235,7 @@ impl Shop {
         position: u32,
     ) -> Outcome {
         let funded = self.store.fund(address.request, held_until, self.now());
-        if let Err(error) = funded.await {
+        if let Err(error) = crash::around(Point::ProviderFunded, funded).await {
             tracing::error!(job_id = %address.job_id(), %error, "a payment is not on record");
         }
         self.tell_position(address, position).await
@@ -241,7 +247,8 @@ impl Shop {
             job_id: address.job_id(),
             queue_position: position,
         });
-        self.say(address, &message, Duration::ZERO).await;
+        let said = self.say(address, &message, Duration::ZERO);
+        crash::around(Point::ProviderPositionSaid, said).await;
         Outcome::Nothing
     }
 
@@ -282,7 +289,9 @@ impl Shop {
         hash: Option<PaymentHash>,
     ) -> Outcome {
         let done = match (&self.wallet, hash) {
-            (Some(wallet), Some(hash)) => answer(wallet.cancel(hash)).await,
+            (Some(wallet), Some(hash)) => {
+                crash::around(Point::ProviderQuoteCancel, answer(wallet.cancel(hash))).await
+            }
             _ => Ok(()),
         };
         Outcome::Cancelled(request, done)
@@ -294,7 +303,8 @@ impl Shop {
         request: EventId,
         why: &'static [JobStep],
     ) -> Outcome {
-        if let Err(error) = self.store.step(request, why, self.now()).await {
+        let closed = self.store.step(request, why, self.now());
+        if let Err(error) = crash::around(Point::ProviderClosed, closed).await {
             tracing::warn!(%request, %error, "the end of a quote is not on record");
         }
         Outcome::Nothing
@@ -338,7 +348,12 @@ impl Shop {
         let request = job.address.request;
         let (held_until, now) = (job.held_until, self.now());
         let recorded = self.store.finish(request, held_until, finish.clone(), now);
-        if let Err(error) = recorded.await {
+        let point = match (&finish.error, held_until) {
+            (None, _) => Point::ProviderResult,
+            (Some(_), None) => Point::ProviderFailed,
+            (Some(_), Some(_)) => Point::ProviderReturning,
+        };
+        if let Err(error) = crash::around(point, recorded).await {
             // The customer paid, so it is told all the same.
             tracing::error!(job_id = %job.address.job_id(), %error, "a result is not on record");
         }
@@ -367,7 +382,7 @@ impl Shop {
     async fn begun(&self, job: &Job) {
         let request = job.address.request;
         let started = self.store.start(request, job.held_until, self.now());
-        if let Err(error) = started.await {
+        if let Err(error) = crash::around(Point::ProviderBegin, started).await {
             tracing::error!(job_id = %job.address.job_id(), %error, "a start is not on record");
         }
     }
@@ -379,15 +394,21 @@ impl Shop {
             self.finish.cancelled().await;
             tokio::time::sleep(LEAVING_PATIENCE).await;
         };
+        let (saying, recording) = match what.is_result {
+            true => (Point::ProviderResultSaid, Point::ProviderDelivered),
+            false => (Point::ProviderFailureSaid, Point::ProviderTold),
+        };
         let told = tokio::select! {
-            told = self.publish(&what.messages) => told,
+            told = crash::around(saying, self.publish(&what.messages)) => told,
             () = leaving => Err(RelayError::Closed),
         };
+        let recorded = async {
+            let step = &[JobStep::Published];
+            let recorded = self.store.step(request, step, self.now());
+            crash::around(recording, recorded).await
+        };
         if told.is_ok()
-            && let Err(error) = self
-                .store
-                .step(request, &[JobStep::Published], self.now())
-                .await
+            && let Err(error) = recorded.await
         {
             tracing::warn!(job_id = %what.address.job_id(), %error, "a delivery is not on record");
         }

@@ -35,6 +35,7 @@ use self::rows::{
 pub use self::streamed::Streamed;
 use self::writer::Writer;
 use super::job::{Address, Job, JobState, JobStep};
+use crate::crash::{self, Point};
 use crate::error::{Code, Error};
 use crate::ids::{JobId, PaymentHash};
 use crate::units::{Msat, Network, UnixSecs};
@@ -230,7 +231,10 @@ impl JobStore {
             Error::new(Code::Ledger, format!("the job store {store}: {why}"))
         };
         let file = open_private(&path).map_err(|error| trouble(&error))?;
-        match file.try_lock() {
+        crash::before(Point::StoreLock);
+        let locked = file.try_lock();
+        crash::after(Point::StoreLock);
+        match locked {
             Ok(()) => Ok(SellerLock { _file: file }),
             Err(TryLockError::WouldBlock) => Err(trouble(
                 &"another provider is selling from it; give this one another --home",

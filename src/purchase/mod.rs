@@ -63,6 +63,7 @@ pub mod listen;
 pub mod lock;
 #[doc(hidden)]
 pub mod observed;
+mod points;
 mod preimage_text;
 pub mod recover;
 #[doc(hidden)]

@@ -7,6 +7,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
+use crate::crash::{self, Point};
 
 /// Changes that may wait. Whoever has one more waits in turn.
 const QUEUE: usize = 256;
@@ -110,8 +111,12 @@ fn commit_all(db: &Connection, batch: &mut Vec<Change>) {
     let light = !batch.iter().any(|change| change.durable) && run("PRAGMA synchronous = NORMAL");
     let open = run("BEGIN IMMEDIATE").then_some(db);
     let replies: Vec<Reply> = batch.drain(..).map(|change| (change.make)(open)).collect();
-    if open.is_some() && !run("COMMIT") {
-        run("ROLLBACK");
+    if open.is_some() {
+        crash::before(Point::StoreCommit);
+        if !run("COMMIT") {
+            run("ROLLBACK");
+        }
+        crash::after(Point::StoreCommit);
     }
     if light {
         run("PRAGMA synchronous = FULL");
