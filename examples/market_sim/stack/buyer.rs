@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_compute::client::{ComputeClient, PurchaseEvent, PurchaseRequest, Receipt};
-use agent_compute::clock::Clock;
 use agent_compute::config::{Config, Runway};
 use agent_compute::identity::Identity;
 use agent_compute::ids::PurchaseId;
@@ -25,6 +24,12 @@ pub struct Buyer {
     pub limits: Runway,
     pub fee: u64,
 }
+
+/// All that is on record.
+const EVERYTHING: HistoryQuery = HistoryQuery {
+    scope: None,
+    limit: 1000,
+};
 
 /// One attempt to buy, as it ended.
 pub struct Attempt {
@@ -105,15 +110,24 @@ impl Buyer {
         }
     }
 
+    /// Waits until nobody is at work on what is on record: the wallet of an attempt that ran out of time may be
+    /// at work still, and for as long as it is, its purchase is not free to be recovered.
+    pub async fn until_idle(&self) -> Result<(), Error> {
+        let folder = self.world.ledger(&self.name);
+        let ledger = Ledger::open_read_only(&folder, self.world.clock.clone()).await?;
+        for record in ledger.history(EVERYTHING).await? {
+            while ledger.owner_lives(&record.owner).await {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        Ok(())
+    }
+
     /// What ledger and bank say.
     pub async fn books(&self) -> Result<Books, Error> {
         let folder = self.world.ledger(&self.name);
         let ledger = Ledger::open_read_only(&folder, self.world.clock.clone()).await?;
-        let everything = HistoryQuery {
-            scope: None,
-            limit: 1000,
-        };
-        let mut records = ledger.history(everything).await?;
+        let mut records = ledger.history(EVERYTHING).await?;
         records.reverse();
         let scope = Scope {
             network: Network::Regtest,
@@ -136,12 +150,4 @@ impl Buyer {
             records,
         })
     }
-}
-
-/// How long a relay may take to tell of a provider.
-pub const DISCOVERY: Duration = Duration::from_millis(1500);
-
-/// A clock that no market has moved.
-pub fn now() -> agent_compute::units::UnixSecs {
-    Clock::system().now()
 }

@@ -78,6 +78,8 @@ const LONG: Duration = Duration::from_secs(45);
 const QUICK: Duration = Duration::from_secs(2);
 /// The same where a relay is in the way, and where the wallet is slow.
 const QUICK_ENOUGH: Duration = Duration::from_secs(3);
+/// Time for a relay that loses things to tell of a seller.
+const DISCOVERY: Duration = Duration::from_millis(1500);
 
 impl Scenario {
     /// What this seed draws, against this adversary if one is named.
@@ -168,6 +170,11 @@ impl Scenario {
             (false, _) if self.seller.runs_out_of_time() => QUICK,
             _ => LONG,
         }
+    }
+
+    /// How long relays may take to tell of the seller: by then at the latest, the buyer does without.
+    pub fn discovery(&self) -> Duration {
+        if self.is_rough() { DISCOVERY } else { LONG }
     }
 
     /// Whether the nth attempt, from 0, is one before another.

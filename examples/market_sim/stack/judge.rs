@@ -179,6 +179,21 @@ impl Judge<'_> {
         }
     }
 
+    /// Whether something is paid and not delivered that no seller keeps: then it is only late.
+    pub async fn is_owed(&mut self, attempts: &[Attempt]) -> bool {
+        let Some(books) = self.books("while a result is late").await else {
+            return false;
+        };
+        (0..).zip(attempts).any(|(nth, attempt)| {
+            let record = attempt.purchase.and_then(|id| find(&books, id));
+            let late = record.is_some_and(|one| {
+                let spent = one.reservation.as_ref().and_then(|money| money.spent);
+                spent.is_some() && one.state.status != Status::Delivered
+            });
+            late && self.scenario.at_risk(nth) == 0
+        })
+    }
+
     /// Once every hold has ended and the wallet answers: nothing is open, and the ledger and the bank say
     /// the same of every payment. Gives what each attempt lost.
     pub async fn settled(&mut self, attempts: &[Attempt]) -> Vec<u64> {

@@ -28,7 +28,7 @@ use rand::seq::IndexedRandom;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use self::buyer::{Attempt, Buyer, DISCOVERY};
+use self::buyer::{Attempt, Buyer};
 use self::draw::{Adversary, Scenario};
 use self::judge::Judge;
 use self::peer::Peer;
@@ -144,7 +144,7 @@ async fn hold(mut scenario: Scenario) -> Vec<Outcome> {
     }
 
     come_late(&world, &mut judge).await;
-    recover(&mut judge, &attempts, "after recovery").await;
+    recover_until_delivered(&mut judge, &attempts).await;
     world.let_time_pass();
     recover(&mut judge, &attempts, "after the holds have ended").await;
     let lost = judge.settled(&attempts).await;
@@ -261,7 +261,7 @@ fn request(scenario: &Scenario, nth: u64, seller: PublicKey, rng: &mut StdRng) -
         escrow: scenario.escrow,
         max_tokens: rng.random_range(1..2_000),
         stream: rng.random(),
-        discovery_time: DISCOVERY,
+        discovery_time: scenario.discovery(),
         timeout: scenario.patience(),
         ..PurchaseRequest::new(prompt)
     }
@@ -271,6 +271,7 @@ fn request(scenario: &Scenario, nth: u64, seller: PublicKey, rng: &mut StdRng) -
 async fn recover(judge: &mut Judge<'_>, attempts: &[Attempt], when: &str) {
     let buyer = judge.buyer;
     let recovering = async {
+        buyer.until_idle().await?;
         let client: ComputeClient = buyer.client(&buyer.world.relay(), None).await?;
         client.recover().await
     };
@@ -280,6 +281,19 @@ async fn recover(judge: &mut Judge<'_>, attempts: &[Attempt], when: &str) {
         Err(_) => judge.broken.push(format!("{when}: it takes for ever")),
     }
     judge.books(when).await;
+}
+
+/// Recovers, and again while a seller that delivers what is paid has yet to do so: machines are busy.
+async fn recover_until_delivered(judge: &mut Judge<'_>, attempts: &[Attempt]) {
+    let until = tokio::time::Instant::now() + SOON;
+    loop {
+        recover(judge, attempts, "after recovery").await;
+        let owed = judge.is_owed(attempts).await;
+        if !owed || tokio::time::Instant::now() > until {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 fn outcomes(
