@@ -1,8 +1,47 @@
 //! A hostile market, simulated: buyers, sellers, relays and wallets that lie, stall, break and die, each
 //! choice drawn from a seed, and after each attempt the books are compared to the millisatoshi.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::unwrap_used
+)]
 
+pub mod pure;
 pub mod report;
 
 fn main() {
-    println!("{}", report::Tally::default().attempts);
+    let mut args = std::env::args().skip(1);
+    let first: u64 = args.next().and_then(|it| it.parse().ok()).unwrap_or(0);
+    let count: u64 = args.next().and_then(|it| it.parse().ok()).unwrap_or(20);
+    let begun = std::time::Instant::now();
+    let (mut steps, mut attempts, mut broken) = (0, 0_u64, 0);
+    for seed in first..first + count {
+        for adversary in pure::case::ADVERSARIES {
+            for setting in pure::case::Setting::ALL {
+                let case = pure::case::Case {
+                    adversary,
+                    setting,
+                    seed,
+                    most: pure::MOST,
+                };
+                let attempt = pure::attempt(case);
+                steps += attempt.steps;
+                attempts += 1;
+                if attempt.outcomes.iter().any(|it| !it.broken.is_empty()) {
+                    broken += 1;
+                    if broken == 1 {
+                        println!("{:?}", attempt.outcomes);
+                        println!("{}", pure::explain(case));
+                    }
+                }
+            }
+        }
+    }
+    let secs = begun.elapsed().as_secs_f64();
+    println!(
+        "{attempts} attempts, {broken} broken, {steps} steps, {:.0} steps/s",
+        steps as f64 / secs
+    );
 }
