@@ -30,7 +30,8 @@ mod wire;
 mod world;
 
 use agent_compute::Code;
-use agent_compute::ledger::{ReservationStatus, Status};
+use agent_compute::ledger::{ReservationStatus, StateRow, Status};
+use agent_compute::purchase::state::{Phase, State};
 use agent_compute::units::Msat;
 
 use self::case::{ADVERSARIES, Case, Setting};
@@ -101,6 +102,15 @@ pub fn explain(case: Case) -> String {
     text
 }
 
+/// What a purchase that is not delivered says of itself on record.
+fn code_of(row: &StateRow) -> Code {
+    match State::from_row(row).map(|state| state.phase) {
+        Ok(Phase::Failed { code, .. }) => Code::from_word(&code).unwrap_or(Code::Internal),
+        Ok(Phase::Undelivered { .. } | Phase::Withheld { .. }) => Code::Undelivered,
+        _ => Code::Internal,
+    }
+}
+
 fn outcomes(world: &World) -> Vec<Outcome> {
     let adversary = world.case.adversary;
     let each = world.buyers.iter().enumerate().map(|(at, buyer)| {
@@ -123,7 +133,7 @@ fn outcomes(world: &World) -> Vec<Outcome> {
             ended: match (delivered, buyer.told) {
                 (true, _) => Ok(()),
                 (false, Some(Err(code))) => Err(code),
-                (false, _) => Err(Code::Internal),
+                (false, _) => Err(code_of(&account.row)),
             },
             lost,
             at_risk: if at_risk { paid } else { Msat::ZERO },

@@ -17,6 +17,9 @@ const TEXT: &str = "It was the best of times";
 /// How often one deal is answered: it repeats itself.
 const MOST_ANSWERS: u32 = 3;
 
+/// How often somebody else speaks about one deal.
+const MOST_FORGERIES: u32 = 12;
+
 /// A request that it has heard.
 #[derive(Clone, Copy, Debug)]
 struct Deal {
@@ -27,6 +30,7 @@ struct Deal {
     own: Preimage,
     quoted: bool,
     answers: u32,
+    forgeries: u32,
 }
 
 impl Deal {
@@ -76,6 +80,7 @@ impl World {
                     own,
                     quoted: false,
                     answers: 0,
+                    forgeries: 0,
                 });
             }
             AgentMessage::PreimageRelease(release) => {
@@ -95,7 +100,8 @@ impl World {
         }
         let at = self.below(count);
         let deal = self.rogue().deals[at];
-        if self.case.adversary.forger && self.below(3) == 0 {
+        if self.case.adversary.forger && deal.forgeries < MOST_FORGERIES && self.below(3) == 0 {
+            self.rogue().deals[at].forgeries += 1;
             return self.forge(deal);
         }
         if !deal.quoted {

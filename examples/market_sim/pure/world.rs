@@ -237,6 +237,9 @@ impl World {
         }
         self.finish_runs();
         self.settle_far();
+        if self.is_broken() {
+            return;
+        }
         // What was never begun ends with its process, or with its invoice.
         for buyer in 0..self.buyers.len() {
             self.kill_buyer(buyer);
@@ -325,9 +328,7 @@ impl World {
 
     /// Something that had to hold did not.
     pub fn broke(&mut self, what: impl Into<String>) {
-        let what = what.into();
-        self.log(|| format!("BROKEN: {what}"));
-        self.broken.push(what);
+        self.broken.push(what.into());
     }
 
     pub const fn is_broken(&self) -> bool {
@@ -337,6 +338,9 @@ impl World {
     /// A line of the trace; what makes it runs only when there is one.
     pub fn log(&mut self, line: impl FnOnce() -> String) {
         let at = self.at_ms;
+        if self.is_broken() {
+            return;
+        }
         if let Some(trace) = &mut self.trace {
             if trace.len() >= 2 * TRACE {
                 trace.drain(..TRACE);

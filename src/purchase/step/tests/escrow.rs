@@ -435,7 +435,9 @@ fn one_failed_look_up_is_no_proof_in_any_phase() {
         };
         let mut s = make();
         assert!(step(&mut s, failed(), now()).entries.is_empty());
-        step(&mut s, looked_up(Outgoing::InFlight, false), now());
+        let alive = || looked_up(Outgoing::InFlight, false);
+        assert!(step(&mut s, alive(), now()).save, "a restart starts over");
+        assert!(!step(&mut s, alive(), now()).save, "known already");
         assert!(step(&mut s, failed(), now()).entries.is_empty());
         let freed = step(&mut s, failed(), now());
         assert!(matches!(
