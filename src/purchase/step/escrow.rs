@@ -68,14 +68,16 @@ pub(super) fn looked_up(state: &mut State, found: Outgoing, authoritative: bool,
 }
 
 /// The money is on its way, for all the wallet knows. Whatever was counted towards a proof of failure no
-/// longer counts.
+/// longer counts, nor after a crash.
 fn in_flight(state: &mut State) -> Step {
     let Some(lock) = state.phase.lock_mut() else {
         return Step::ignored();
     };
     let before = std::mem::replace(&mut lock.word, Word::InFlight);
+    let counted = lock.failed > 0 || lock.missing > 0;
     (lock.failed, lock.missing) = (0, 0);
     let mut step = announce(state);
+    step.save = counted;
     if matches!(before, Word::Unknown(_)) {
         step.save = true;
         step.entries.push(Booking::Plain(Entry::InFlight));

@@ -20,6 +20,9 @@ use crate::wallet::invoice::{self, SECS_PER_BLOCK};
 /// The `bolt11` that deployed providers without a wallet send, up to the amount.
 const MOCK_INVOICE_MARK: &str = "1mock";
 
+/// What is said of a provider whose whole text and numbered pieces disagree.
+const CONTRADICTED: &str = "its final text is not what it streamed";
+
 pub(super) fn heard(state: &mut State, from: PublicKey, message: AgentMessage, now: Now) -> Step {
     let ours = message.job_id() == Some(&state.terms.job_id());
     if from != state.terms.provider || !ours {
@@ -178,22 +181,29 @@ fn whole_text(state: &mut State, text: String, now: Now) -> Step {
         let said = said.to_owned();
         return answered(state, Answer::Failure(said), now);
     }
-    // Numbered pieces are the provider's signed word on the order of the text; a whole that is not
-    // their continuation takes that word back. Pieces without numbers may have been reordered by a
-    // relay, so there the whole text is right.
-    let contradicts =
-        state.stream.is_numbered() && state.stream.compare(&text) == Whole::Contradicts;
-    if contradicts {
-        let said = "its final text is not what it streamed".to_owned();
+    if contradicts(state, &text) {
         if state.phase.lock().is_some() {
-            return escrow::contradicted(state, &said);
+            return escrow::contradicted(state, CONTRADICTED);
         }
-        return answered(state, Answer::Failure(said), now);
+        return answered(state, Answer::Failure(CONTRADICTED.to_owned()), now);
     }
     answered(state, Answer::Text(text), now)
 }
 
+/// Numbered pieces are the provider's signed word on the order of the text; a whole that is not their
+/// continuation takes that word back. Pieces without numbers may have been reordered by a relay, so there
+/// the whole text is right.
+fn contradicts(state: &State, whole: &str) -> bool {
+    state.stream.is_numbered() && state.stream.compare(whole) == Whole::Contradicts
+}
+
 pub(super) fn no_whole_text(state: &mut State, now: Now) -> Step {
+    // Without numbers nobody can tell whether relays have kept pieces back. What is paid already is better
+    // delivered so than not at all; what is only locked is let go for a whole text.
+    let may_lack_pieces = !state.stream.is_numbered();
+    if may_lack_pieces && state.phase.lock().is_some() {
+        return Step::ignored();
+    }
     if !state.stream.is_complete() || !state.phase.takes_results() || state.answer.is_some() {
         return Step::ignored();
     }
@@ -241,6 +251,8 @@ pub(super) fn conclude(
     now: Now,
 ) -> Step {
     let problem = match answer {
+        // It may have come before the pieces that it disagrees with, while the wallet had yet to answer.
+        Answer::Text(text) if contradicts(state, &text) => CONTRADICTED.to_owned(),
         Answer::Text(text) if !text.is_empty() => {
             let last = rest_of_stream(state, &text);
             state.answer = None;

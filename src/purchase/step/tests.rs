@@ -127,6 +127,16 @@ fn paid() -> Happening {
     })
 }
 
+fn paid_at_last() -> Happening {
+    Happening::LookedUp {
+        found: Outgoing::Paid {
+            preimage: None,
+            fee: Msat::ZERO,
+        },
+        authoritative: false,
+    }
+}
+
 fn doubt() -> Happening {
     Happening::PayAnswered(PayOutcome::Unknown {
         reason: "timed out".into(),
@@ -345,14 +355,16 @@ fn one_failed_look_up_is_not_proof_and_a_sign_of_life_starts_over() {
         found: Outgoing::Failed(FailureProof::new("no route")),
         authoritative: false,
     };
-    let alive = Happening::LookedUp {
+    let alive = || Happening::LookedUp {
         found: Outgoing::InFlight,
         authoritative: false,
     };
     let mut s = paying();
     step(&mut s, doubt(), now());
     assert!(finish(&step(&mut s, failed(), now())).is_none());
-    step(&mut s, alive, now());
+    // On record: a restart must not count on from the failure before.
+    assert!(step(&mut s, alive(), now()).save);
+    assert!(!step(&mut s, alive(), now()).save, "known already");
     assert!(finish(&step(&mut s, failed(), now())).is_none());
     assert_eq!(
         failed_with(&step(&mut s, failed(), now())),
@@ -489,6 +501,22 @@ fn a_whole_text_that_contradicts_its_numbered_stream_is_no_result() {
         failed_with(&step(&mut s, other, now())),
         Some(Code::Undelivered)
     );
+}
+
+#[test]
+fn a_whole_text_that_later_pieces_contradict_is_no_result_either() {
+    let mut s = paying();
+    step(&mut s, doubt(), now());
+    for said in [
+        result(&s, "Paris, in France"),
+        piece(&s, Some(0), "Paris", false),
+        piece(&s, Some(1), ", in Texas", true),
+    ] {
+        step(&mut s, said, now());
+    }
+    let settled = step(&mut s, paid_at_last(), now());
+    assert_eq!(failed_with(&settled), Some(Code::Undelivered));
+    assert_eq!(s.phase.status(), Status::Undelivered);
 }
 
 #[test]
