@@ -94,13 +94,14 @@
 //! ```text
 //! bins ► cli ► { client, provider } ► { purchase, discovery, market }
 //!      ► ports { wallet, relay, ledger, provider::backend }
-//!      ► { identity, protocol, config } ► { units, ids, error, clock, secret, look }
+//!      ► { identity, protocol, config } ► { units, ids, error, clock, secret, look, disk }
 //! ```
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`units`], [`ids`], [`error`], [`clock`], [`secret`] | money, names, failures, time and secrets as types |
 //! | [`look`] | reading an SQLite file without changing anything |
+//! | `disk` | room that is kept for what can't wait, and files that are lost while they are open |
 //! | [`protocol`] | the wire: messages, channel events, listings; what a buyer's record of a provider is; pure |
 //! | [`identity`], [`config`] | who we are, and the file that keeps it; settings and constants |
 //! | [`relay`] | several Nostr relays as one (port); signing and sealing (NIP-44); the embedded relay |
@@ -134,6 +135,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod discovery;
+mod disk;
 pub mod error;
 pub mod identity;
 pub mod ids;
