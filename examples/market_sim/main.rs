@@ -10,7 +10,13 @@
 //! job's price where paying first is at risk by its nature. The last line sums it up. Exit code 0: every
 //! invariant held; 1: one did not, and the command that repeats it is printed; 2: the flags are off.
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
-#![allow(dead_code, unreachable_pub, missing_docs, clippy::expect_used, clippy::missing_errors_doc)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::expect_used,
+    clippy::missing_errors_doc
+)]
 
 pub mod pure;
 pub mod report;

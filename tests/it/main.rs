@@ -12,6 +12,7 @@ mod architecture;
 mod cast;
 mod crash;
 mod discovery;
+mod disk;
 mod doctor;
 mod escrow;
 mod examples;

@@ -282,8 +282,14 @@ impl World {
                 return;
             }
             self.take(b, happening);
-            next = self.buyers[b].run.as_mut().and_then(|run| run.queue.pop_front());
-            let finished = self.buyers[b].run.as_ref().and_then(|run| run.finished.clone());
+            next = self.buyers[b]
+                .run
+                .as_mut()
+                .and_then(|run| run.queue.pop_front());
+            let finished = self.buyers[b]
+                .run
+                .as_ref()
+                .and_then(|run| run.finished.clone());
             if let Some(finish) = finished {
                 return self.finish(b, &finish);
             }
@@ -342,7 +348,12 @@ impl World {
     }
 
     /// One step of the machine, and what must hold of it.
-    fn decide(&mut self, b: usize, state: &mut State, happening: &Happening) -> Option<(State, Step)> {
+    fn decide(
+        &mut self,
+        b: usize,
+        state: &mut State,
+        happening: &Happening,
+    ) -> Option<(State, Step)> {
         let now = Now {
             at: self.wall(),
             elapsed_ms: 7,
@@ -615,9 +626,8 @@ impl World {
             if !self.apply(b, state, version, &found) {
                 return false;
             }
-            let counting = |lock: &agent_compute::purchase::lock::Lock| {
-                lock.failed > 0 || lock.missing > 0
-            };
+            let counting =
+                |lock: &agent_compute::purchase::lock::Lock| lock.failed > 0 || lock.missing > 0;
             if !state.phase.lock().is_some_and(counting) {
                 return true;
             }
@@ -626,7 +636,13 @@ impl World {
     }
 
     /// A step of recovery: decide and commit, without effects. False: the process ended there.
-    fn apply(&mut self, b: usize, state: &mut State, version: &mut u64, happening: &Happening) -> bool {
+    fn apply(
+        &mut self,
+        b: usize,
+        state: &mut State,
+        version: &mut u64,
+        happening: &Happening,
+    ) -> bool {
         let Some((_, next)) = self.decide(b, state, happening) else {
             return false;
         };

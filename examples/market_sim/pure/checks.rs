@@ -60,8 +60,8 @@ impl World {
             self.broke("a purchase that is over goes on");
         }
         if let Happening::Message { from, message } = happening {
-            let theirs = *from == before.terms.provider
-                && message.job_id() == Some(&before.terms.job_id());
+            let theirs =
+                *from == before.terms.provider && message.job_id() == Some(&before.terms.job_id());
             if !theirs && !unchanged {
                 self.broke("a message of another author, or about another job, changes a purchase");
             }
@@ -82,7 +82,9 @@ impl World {
         self.check_entries(b, before, happening, step, now);
         self.check_secret(b, before, after, step);
         let ordered = self.buyers[b].order.is_some();
-        self.buyers[b].proof.hear(happening, before, now.at, ordered);
+        self.buyers[b]
+            .proof
+            .hear(happening, before, now.at, ordered);
         if step.effects.contains(&Effect::Pay) {
             // From here on, so is the order; the driver gives it once this is on record.
             self.buyers[b].proof = Default::default();
@@ -142,7 +144,9 @@ impl World {
                     let payment = hash.and_then(|hash| self.bank.payments.get(&hash));
                     let truth = payment.map(|it| (it.flight, it.amount, it.fee));
                     if truth != Some((Flight::Settled, *price, *fee)) {
-                        self.broke(format!("booked {price} and {fee}, and the bank has {truth:?}"));
+                        self.broke(format!(
+                            "booked {price} and {fee}, and the bank has {truth:?}"
+                        ));
                     }
                 }
                 Booking::Plain(Entry::Release { .. }) => {
@@ -183,7 +187,10 @@ impl World {
             return;
         }
         let Phase::Released { text, .. } = &after.phase else {
-            return self.broke(format!("the preimage is let go when {}", after.phase.label()));
+            return self.broke(format!(
+                "the preimage is let go when {}",
+                after.phase.label()
+            ));
         };
         if matches!(before.phase, Phase::Released { .. }) {
             return;
@@ -210,7 +217,8 @@ impl World {
             return;
         }
         let taken = matches!(after.phase, Phase::Quoted(_));
-        let hash: Option<PaymentHash> = invoice.payment_hash.as_ref().and_then(|it| it.parse().ok());
+        let hash: Option<PaymentHash> =
+            invoice.payment_hash.as_ref().and_then(|it| it.parse().ok());
         let fair = match self.minted.get(&invoice.bolt11) {
             None => Err("nobody signed"),
             Some(facts) if facts.amount != Some(invoice.amount_msats) => Err("costs another price"),
@@ -246,7 +254,9 @@ impl World {
                 state.phase.label()
             ));
         }
-        let spent = money.filter(|it| it.status == Is::Settled).map(|it| it.spent);
+        let spent = money
+            .filter(|it| it.status == Is::Settled)
+            .map(|it| it.spent);
         if state.phase.paid() != spent.unwrap_or(Msat::ZERO) {
             self.broke("a purchase and its ledger disagree on what was paid");
         }
@@ -278,7 +288,8 @@ impl World {
                 run.in_order &= in_order;
             }
         }
-        let (Phase::Released { text, .. } | Phase::Delivered { text, .. }) = &run.state.phase else {
+        let (Phase::Released { text, .. } | Phase::Delivered { text, .. }) = &run.state.phase
+        else {
             return;
         };
         if run.in_order && !run.shown.is_empty() && run.shown != *text {
@@ -305,7 +316,9 @@ impl World {
             },
         };
         if !holds {
-            self.broke(format!("the buyer is told {finish:?} when its money is {is:?}"));
+            self.broke(format!(
+                "the buyer is told {finish:?} when its money is {is:?}"
+            ));
         }
     }
 
@@ -323,7 +336,11 @@ impl World {
             .map(|(hash, payment)| (*hash, *payment))
             .collect();
         for (hash, payment) in payments {
-            let mut of_hash = self.books.accounts.iter().filter_map(|it| it.money.as_ref());
+            let mut of_hash = self
+                .books
+                .accounts
+                .iter()
+                .filter_map(|it| it.money.as_ref());
             let Some(money) = of_hash.find(|money| money.hash == hash) else {
                 self.broke("a payment that no reservation was made for");
                 continue;
@@ -352,7 +369,9 @@ impl World {
                 Some(_) => false,
             };
             if !agrees {
-                self.broke(format!("in the end the ledger and the bank have {flight:?}"));
+                self.broke(format!(
+                    "in the end the ledger and the bank have {flight:?}"
+                ));
             }
             if account.row.status == Status::Open {
                 self.broke(format!("no way on from {}", account.row.label));
@@ -374,14 +393,26 @@ fn keeps_to_terms(
     let rules = [
         (facts.network != Network::Regtest, "is on another network"),
         (facts.amount.is_none_or(Msat::is_zero), "names no amount"),
-        (facts.amount.is_some_and(|it| it > LISTED), "is dearer than listed"),
-        (ours.is_some_and(|ours| ours != facts.hash), "is not on our hash"),
-        (facts.hold_secs > terms.max_hold_secs, "can be held for too long"),
+        (
+            facts.amount.is_some_and(|it| it > LISTED),
+            "is dearer than listed",
+        ),
+        (
+            ours.is_some_and(|ours| ours != facts.hash),
+            "is not on our hash",
+        ),
+        (
+            facts.hold_secs > terms.max_hold_secs,
+            "can be held for too long",
+        ),
         (
             facts.expires_at.since(facts.created_at) > 30 * 86_400,
             "lives too long",
         ),
-        (fresh && facts.created_at.since(now) > 600, "is from the future"),
+        (
+            fresh && facts.created_at.since(now) > 600,
+            "is from the future",
+        ),
         (fresh && facts.expires_at < now.plus(10), "has expired"),
     ];
     let broken = rules.into_iter().find(|(broken, _)| *broken);

@@ -19,7 +19,7 @@ use self::read::{
 };
 pub(super) use self::read::{
     by_key, find, hash_used, history, ledger_time, log, purchase, sealing_providers, settlements,
-    unfinished, usage_now,
+    unfinished, usage_now, written,
 };
 pub(super) use self::record::records;
 use super::budget::{self, WalletView};
