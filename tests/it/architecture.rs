@@ -308,7 +308,7 @@ fn the_checker_catches_what_is_forbidden() {
         (
             "client",
             "use std::env;\nfn f() { env::var(\"X\"); }",
-            "client names env::var: the environment is read in one place",
+            "client names env::var: the environment is read in one place, but for what tests alone set",
         ),
         (
             "provider::engine",
