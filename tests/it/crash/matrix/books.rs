@@ -154,8 +154,29 @@ impl Market {
         self.balance(seller) - OPENING_BALANCE
     }
 
-    /// The states of a seller's jobs, in the order they were quoted.
-    pub(super) fn jobs(&self, seller: &Party) -> Vec<String> {
+    /// The states of a seller's jobs, once nothing is left to be done about any of them.
+    pub(super) fn jobs_once_over(&self, seller: &Party, why: &str) -> Vec<String> {
+        let until = Instant::now() + crate::harness::PATIENCE;
+        let over = [
+            "delivered",
+            "settled",
+            "failed",
+            "returned",
+            "cancelled",
+            "quoted",
+        ];
+        let is_over = |state: &String| over.contains(&state.as_str());
+        loop {
+            let jobs = self.jobs(seller);
+            if !jobs.is_empty() && jobs.iter().all(is_over) {
+                return jobs;
+            }
+            assert!(Instant::now() < until, "{why}: {jobs:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn jobs(&self, seller: &Party) -> Vec<String> {
         let file = self.world.home(&seller.home).join("provider/jobs.sqlite");
         let store = Connection::open(file).unwrap();
         store.busy_timeout(Duration::from_secs(10)).unwrap();

@@ -78,21 +78,22 @@ impl Market {
         command
     }
 
-    /// A purchase of `seller`, the same each time.
-    pub(super) fn buy(&self, buyer: &Party, seller: &str, kind: &[&str]) -> Command {
-        let fixed = [
-            "--idempotency-key",
-            "k",
-            "--timeout",
-            "50",
-            "--select",
-            seller,
-        ];
-        let mut command = self.customer(buyer, &fixed);
-        command.args(kind);
-        if !kind.contains(&"--prompt") {
-            command.args(["--prompt", TEXT]);
+    /// A purchase of `seller`, the same each time it is under the same key.
+    pub(super) fn buy(
+        &self,
+        buyer: &Party,
+        seller: &str,
+        key: Option<&str>,
+        kind: &[&str],
+    ) -> Command {
+        let mut command = self.customer(buyer, &["--select", seller]);
+        command.args(key.into_iter().flat_map(|key| ["--idempotency-key", key]));
+        for default in [["--timeout", "50"], ["--prompt", TEXT]] {
+            if !kind.contains(&default[0]) {
+                command.args(default);
+            }
         }
+        command.args(kind);
         command
     }
 

@@ -1,6 +1,6 @@
 //! The seller's points, each in the sales in which it lies; with the buyer alive, and with both killed.
 
-mod sale;
+pub(super) mod sale;
 
 use agent_compute::crash::Point::{self, *};
 

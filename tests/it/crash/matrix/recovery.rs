@@ -2,7 +2,7 @@
 
 use agent_compute::crash::Point::{self, *};
 
-use super::customer::{Bazaar, Kind, Kind::*, nothing};
+use super::customer::{Bazaar, Kind, Kind::*, Way, in_ways, nothing};
 use super::market::Party;
 use super::*;
 
@@ -107,14 +107,19 @@ async fn a_buyer_killed_once_more_while_it_recovers_pays_once_for_what_it_gets()
             let ahead = left.ahead.iter();
             ahead.flat_map(move |point| At::both_sides(*point, 1).map(|at| (left, at)))
         };
-        in_lanes(ROWS.iter().flat_map(sides), |(left, at)| {
-            let why = format!("{:?}, killed at {}, then at {at}", left.kind, left.at);
+        let rows = in_ways(ROWS.iter().flat_map(sides));
+        in_lanes(rows, |((left, at), way)| {
+            let Left {
+                kind, at: first, ..
+            } = left;
+            let why = format!("{kind:?}, killed at {first}, then at {at}, {way:?}");
             let buyer = until_dead(&why, || {
                 let buyer = bazaar.cut_off(left.kind, left.at);
                 dies_again(&bazaar, &buyer, at, &[]).map(|()| buyer)
             });
-            bazaar.comes_back(left.kind, &buyer, &why);
+            bazaar.comes_back(left.kind, &buyer, way, &why);
         });
+        bazaar.assert_nothing_went_elsewhere();
     });
 }
 
@@ -166,7 +171,7 @@ async fn the_owners_word_that_is_cut_off_can_be_given_again() {
             let is_said = at.point == CustomerSettle && at.side == "after";
             // Said already: there is nothing in doubt any more.
             again.expect(if is_said { 2 } else { 0 }, &why);
-            bazaar.comes_back(PaidFirst, &buyer, &why);
+            bazaar.comes_back(PaidFirst, &buyer, Way::Recovers, &why);
         });
     });
 }

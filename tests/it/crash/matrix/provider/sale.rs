@@ -1,6 +1,7 @@
 //! One sale: a seller of its own, a buyer or two, and what must have become of it all.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::super::customer::{count, nothing};
 use super::super::market::{Market, Party, end_within, until_ready};
@@ -53,19 +54,21 @@ impl Sale {
 }
 
 /// The servers that sellers work with.
-pub(super) struct Backends {
+pub(in super::super) struct Backends {
     nothing: Server,
-    /// Says nothing to a prompt that begins with `slow` when it is asked the first time.
-    slow: Server,
+    /// Says nothing to a prompt that begins with `slow` until that is let go.
+    pub(in super::super) slow: Server,
+    let_go: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Backends {
-    pub(super) async fn new() -> Self {
-        let asked = Mutex::new(HashSet::new());
+    pub(in super::super) async fn new() -> Self {
+        let let_go: Arc<Mutex<HashSet<String>>> = Arc::default();
+        let goes = Arc::clone(&let_go);
         let slow = Server::chat(move |request| {
             let prompt = &request.body["messages"][0]["content"];
-            let prompt = prompt.as_str().unwrap().to_owned();
-            match prompt.starts_with("slow") && asked.lock().unwrap().insert(prompt) {
+            let prompt = prompt.as_str().unwrap();
+            match prompt.starts_with("slow") && !goes.lock().unwrap().contains(prompt) {
                 true => vec![Step::Hang],
                 false => stream(&["one ", "two ", "three"]),
             }
@@ -74,7 +77,13 @@ impl Backends {
         Self {
             nothing: nothing().await,
             slow,
+            let_go,
         }
+    }
+
+    /// From now on this prompt is answered.
+    pub(in super::super) fn let_go(&self, prompt: &str) {
+        self.let_go.lock().unwrap().insert(prompt.to_owned());
     }
 }
 
@@ -122,7 +131,7 @@ impl<'a> Bench<'a> {
         if sale == Refused {
             kind.extend(["--max-tokens", "40000"]);
         }
-        self.market.buy(buyer, &seller.key(), &kind)
+        self.market.buy(buyer, &seller.key(), Some("k"), &kind)
     }
 
     /// A sale in which the seller has died there, and the buyer with it if `both`.
@@ -210,6 +219,9 @@ impl Selling<'_> {
     }
 
     pub(super) fn restart(&mut self) {
+        for (_, prompt, _) in &self.buyers {
+            self.bench.backends.let_go(prompt);
+        }
         let mut command = self.bench.seller(self.sale, &self.seller);
         self.process = Running::start(&mut command);
         until_ready(&mut self.process);
@@ -250,26 +262,11 @@ impl Selling<'_> {
     /// By the seller's own books nothing is left to be done, and what it was paid is what they spent.
     fn is_over(&self, spent: u64, why: &str) {
         let market = &self.bench.market;
-        let mut jobs = Vec::new();
-        let until = Instant::now() + crate::harness::PATIENCE;
-        let over = |state: &String| {
-            let over = [
-                "delivered",
-                "settled",
-                "failed",
-                "returned",
-                "cancelled",
-                "quoted",
-            ];
-            over.contains(&state.as_str())
+        let jobs = match self.sale {
+            // It never had one.
+            Refused => Vec::new(),
+            _ => market.jobs_once_over(&self.seller, why),
         };
-        while jobs.is_empty() || !jobs.iter().all(over) {
-            assert!(Instant::now() < until, "{why}: {jobs:?}");
-            jobs = market.jobs(&self.seller);
-            if self.sale == Refused {
-                break;
-            }
-        }
         assert_eq!(market.earned(&self.seller), spent, "{why}: {jobs:?}");
         let states: Vec<&str> = jobs.iter().map(String::as_str).collect();
         let paid = ["delivered", "settled", "failed"].map(|state| count(&states, state));
