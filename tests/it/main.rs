@@ -15,6 +15,7 @@ mod discovery;
 mod doctor;
 mod escrow;
 mod examples;
+mod fuzzed;
 mod harness;
 mod hostile;
 mod identity;
