@@ -17,6 +17,7 @@ mod doctor;
 mod escrow;
 mod examples;
 mod failover;
+mod fuzzed;
 mod harness;
 mod hostile;
 mod identity;
