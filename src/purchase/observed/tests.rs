@@ -211,4 +211,5 @@ fn who_is_given_up_before_its_time_is_not_blamed_and_keeps_its_merit() {
     assert!(cut(Happening::Deadline, 99));
     assert!(!cut(Happening::Deadline, 100));
     assert!(!cut(Happening::NoWholeText, 0));
+    assert!(!cut(Happening::NoQuote, 0), "it had its share of the time");
 }

@@ -596,6 +596,31 @@ fn time_and_the_owner_end_each_phase_as_the_money_allows() {
 }
 
 #[test]
+fn who_has_not_quoted_is_given_up_for_another_and_told_so_and_who_has_is_not() {
+    let mut s = state(PayBy::Invoice(wallet()));
+    let given_up = step(&mut s, Happening::NoQuote, now());
+    assert_eq!(failed_with(&given_up), Some(Code::Timeout));
+    assert!(given_up.save && s.phase.status() == Status::Failed);
+    let told = given_up
+        .effects
+        .iter()
+        .any(|effect| matches!(effect, Effect::Say(AgentMessage::Cancel(_))));
+    assert!(told);
+    let late = says(AgentMessage::Invoice(invoice(&s)));
+    assert!(step(&mut s, late, now()).effects.is_empty());
+
+    let mut quoted = state(PayBy::Invoice(wallet()));
+    let in_time = says(AgentMessage::Invoice(invoice(&quoted)));
+    step(&mut quoted, in_time, now());
+    for mut s in [quoted, paying()] {
+        let before = s.clone();
+        let ignored = step(&mut s, Happening::NoQuote, now());
+        assert!(!ignored.save && ignored.effects.is_empty());
+        assert_eq!(s, before);
+    }
+}
+
+#[test]
 fn a_state_survives_its_row_and_a_newer_one_is_refused() {
     let mut s = paying();
     step(&mut s, paid(), now());
