@@ -134,9 +134,8 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::KeyConflict`]; [`LedgerError::Illegal`] if the id is taken.
     pub async fn open_purchase(&self, new: NewPurchase) -> Result<Opened, LedgerError> {
-        let open = self.write(move |db, handle, owner| {
-            store::open_purchase(db, &handle.clock, owner, &new)
-        });
+        let open = self
+            .write(move |db, handle, owner| store::open_purchase(db, &handle.clock, owner, &new));
         crash::around(Point::CustomerOpen, open).await
     }
 

@@ -46,7 +46,12 @@ impl Shop {
             Seller::Endless => self.pour(job).await,
             Seller::Contradicting => {
                 self.peer.piece(job, Some(0), "one thing", true).await;
-                // Signed, and never to be taken for a result: what it says of itself is that it lies.
+                // Whoever hears both takes neither. Who is kept from hearing one may take the other.
+                if self.rough {
+                    for text in ["one thing", "another"] {
+                        self.peer.world.signed(&job.request.prompt, text);
+                    }
+                }
                 self.peer.say(job, result(job, "another")).await;
             }
             Seller::Escapes => {

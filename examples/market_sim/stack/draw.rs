@@ -136,6 +136,7 @@ impl Scenario {
             price: self.price,
             escrow: self.escrow,
             sealed: self.sealed,
+            rough: self.is_rough(),
         }
     }
 

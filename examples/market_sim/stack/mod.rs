@@ -37,7 +37,7 @@ use self::rogues::{Attack, Rogue};
 use self::sellers::Seller;
 use self::weather::BadRelay;
 use self::world::{SOON, World, keys};
-use crate::report::Outcome;
+use super::report::Outcome;
 
 /// The bound of a whole market: everything in it has a shorter one of its own.
 const WHOLE: Duration = Duration::from_secs(240);

@@ -5,9 +5,7 @@ use futures_util::future::try_join;
 use super::{Suite, Verdict, ensure, fails, random_preimage, run_cases, skipped};
 use crate::ids::Preimage;
 use crate::units::{Msat, UnixSecs};
-use crate::wallet::{
-    Incoming, InvoiceRequest, IssuedInvoice, Outgoing, PayOutcome, WalletError,
-};
+use crate::wallet::{Incoming, InvoiceRequest, IssuedInvoice, Outgoing, PayOutcome, WalletError};
 
 pub(super) async fn run(suite: &mut Suite<'_>) {
     run_cases! { suite;
