@@ -91,6 +91,8 @@ impl Shop {
 
     /// Cuts a text in pieces, numbers them, sends them in some order, some twice, and the whole at the end.
     async fn stream(&mut self, job: &Job, text: &str, shuffled: bool, repeated: bool) {
+        // Complete pieces are a result, too, where the whole is slow to follow.
+        self.peer.world.signed(&job.request.prompt, text);
         let mut pieces = self.cut(text);
         if repeated {
             // Under a number that is taken, other words count for nothing.
