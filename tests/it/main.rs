@@ -22,6 +22,7 @@ mod harness;
 mod hostile;
 mod identity;
 mod ledger;
+mod market_sim;
 mod openai;
 mod original;
 mod privacy;
