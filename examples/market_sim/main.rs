@@ -15,6 +15,7 @@ fn main() {
     let mut args = std::env::args().skip(1);
     let first: u64 = args.next().and_then(|it| it.parse().ok()).unwrap_or(0);
     let count: u64 = args.next().and_then(|it| it.parse().ok()).unwrap_or(20);
+    let mut tallies = std::collections::BTreeMap::new();
     let begun = std::time::Instant::now();
     let (mut steps, mut attempts, mut broken) = (0, 0_u64, 0);
     for seed in first..first + count {
@@ -27,6 +28,13 @@ fn main() {
                     most: pure::MOST,
                 };
                 let attempt = pure::attempt(case);
+                for it in &attempt.outcomes {
+                    let tally: &mut std::collections::BTreeMap<&str, u64> =
+                        tallies.entry(it.adversary).or_default();
+                    let word = it.ended.map_or_else(|code| code.as_str(), |()| "delivered");
+                    *tally.entry(word).or_default() += 1;
+                    *tally.entry("lost").or_default() += it.lost.get();
+                }
                 steps += attempt.steps;
                 attempts += 1;
                 if attempt.outcomes.iter().any(|it| !it.broken.is_empty()) {
@@ -38,6 +46,9 @@ fn main() {
                 }
             }
         }
+    }
+    for (word, tally) in &tallies {
+        println!("{word:24} {tally:?}");
     }
     let secs = begun.elapsed().as_secs_f64();
     println!(

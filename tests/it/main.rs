@@ -19,6 +19,7 @@ mod harness;
 mod hostile;
 mod identity;
 mod ledger;
+mod market_sim_pure;
 mod openai;
 mod original;
 mod privacy;

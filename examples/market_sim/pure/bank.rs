@@ -32,7 +32,9 @@ pub struct Facts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stand {
     Open,
-    Held { until: UnixSecs },
+    Held {
+        until: UnixSecs,
+    },
     Settled,
     /// Given back, or taken back before it was paid.
     Cancelled,
@@ -237,7 +239,10 @@ impl Bank {
         payment.flight = Flight::Settled;
         let (amount, fee) = (payment.amount.get(), payment.fee.get());
         self.in_flight -= amount + fee;
-        let payee = self.bills.get(&hash).map_or(Party::World, |bill| bill.payee);
+        let payee = self
+            .bills
+            .get(&hash)
+            .map_or(Party::World, |bill| bill.payee);
         *self.accounts.entry(payee).or_insert(0) += amount;
         *self.accounts.entry(Party::World).or_insert(0) += fee;
     }

@@ -215,7 +215,9 @@ fn agree(before: Status, after: Status, money: Option<&Money>) -> Result<(), No>
     };
     if again || contradicts {
         let is = money.map(|money| money.status);
-        return Err(No::Illegal(format!("{after:?} after {before:?}, money {is:?}")));
+        return Err(No::Illegal(format!(
+            "{after:?} after {before:?}, money {is:?}"
+        )));
     }
     Ok(())
 }

@@ -61,7 +61,7 @@ pub enum Answers {
     /// An error.
     Fails,
     /// An error, and then a result.
-    FailsThenAnswers,
+    FailsAtFirst,
     /// Pieces without end.
     Endless,
     /// The result before there is any money.
@@ -221,7 +221,12 @@ pub const ADVERSARIES: &[Adversary] = &[
     rogue("double_invoice", Quotes::Twice, Answers::Fair, false),
     rogue("wrong_network", Quotes::OtherNetwork, Answers::Fair, false),
     rogue("expired_invoice", Quotes::Expired, Answers::Fair, false),
-    rogue("amountless_invoice", Quotes::Amountless, Answers::Fair, false),
+    rogue(
+        "amountless_invoice",
+        Quotes::Amountless,
+        Answers::Fair,
+        false,
+    ),
     rogue("used_hash", Quotes::UsedHash, Answers::Never, false),
     rogue("other_hash", Quotes::OtherHash, Answers::Never, false),
     rogue("future_invoice", Quotes::Future, Answers::Fair, false),
@@ -234,14 +239,24 @@ pub const ADVERSARIES: &[Adversary] = &[
     rogue("empty_result", Quotes::Fair, Answers::Empty, true),
     rogue("truncated_stream", Quotes::Fair, Answers::Truncated, true),
     rogue("reordered_stream", Quotes::Fair, Answers::Reordered, false),
-    rogue("duplicated_stream", Quotes::Fair, Answers::Duplicated, false),
+    rogue(
+        "duplicated_stream",
+        Quotes::Fair,
+        Answers::Duplicated,
+        false,
+    ),
     rogue("oversized_result", Quotes::Fair, Answers::Oversized, true),
     rogue("endless_stream", Quotes::Fair, Answers::Endless, true),
     rogue("contradiction", Quotes::Fair, Answers::Contradicts, true),
     rogue("gap", Quotes::Fair, Answers::Gap, true),
     rogue("unnumbered_gap", Quotes::Fair, Answers::Unnumbered, true),
     rogue("error_after_payment", Quotes::Fair, Answers::Fails, true),
-    rogue("error_then_result", Quotes::Fair, Answers::FailsThenAnswers, false),
+    rogue(
+        "error_then_result",
+        Quotes::Fair,
+        Answers::FailsAtFirst,
+        false,
+    ),
     rogue("early_result", Quotes::Fair, Answers::Early, true),
     Adversary {
         sits: true,
@@ -252,26 +267,129 @@ pub const ADVERSARIES: &[Adversary] = &[
         ..HONEST_BESIDE_A_PEST
     },
     accident("relay_drops", Odds { lose: 200, ..CALM }, true),
-    accident("relay_doubles", Odds { double: 500, ..CALM }, false),
-    accident("relay_reorders", Odds { reorder: 900, ..CALM }, false),
-    accident("relay_replays", Odds { replay: 200, ..CALM }, false),
+    accident(
+        "relay_doubles",
+        Odds {
+            double: 500,
+            ..CALM
+        },
+        false,
+    ),
+    accident(
+        "relay_reorders",
+        Odds {
+            reorder: 900,
+            ..CALM
+        },
+        false,
+    ),
+    accident(
+        "relay_replays",
+        Odds {
+            replay: 200,
+            ..CALM
+        },
+        false,
+    ),
     accident("relay_alters", Odds { alter: 500, ..CALM }, false),
-    accident("relay_refuses", Odds { refuse: 500, ..CALM }, false),
+    accident(
+        "relay_refuses",
+        Odds {
+            refuse: 500,
+            ..CALM
+        },
+        false,
+    ),
     accident("relay_dies", Odds { die: 80, ..CALM }, false),
-    accident("wallet_mute", Odds { mute_wallet: 700, ..CALM }, false),
+    accident(
+        "wallet_mute",
+        Odds {
+            mute_wallet: 700,
+            ..CALM
+        },
+        false,
+    ),
     accident("wallet_doubts", Odds { doubt: 800, ..CALM }, false),
-    accident("wallet_refuses", Odds { no_route: 500, ..CALM }, false),
+    accident(
+        "wallet_refuses",
+        Odds {
+            no_route: 500,
+            ..CALM
+        },
+        false,
+    ),
     accident("wallet_slow", Odds { slow: 900, ..CALM }, false),
-    accident("wallet_misreads", Odds { doubt: 500, slow: 600, misread: 600, ..CALM }, false),
-    accident("wallet_no_preimage", Odds { no_preimage: 900, ..CALM }, false),
-    accident("wallet_overruns", Odds { overrun: 700, ..CALM }, false),
-    accident("buyer_killed", Odds { kill_buyer: 120, ..CALM }, false),
-    accident("seller_killed", Odds { kill_seller: 120, ..CALM }, true),
-    accident("both_killed", Odds { kill_buyer: 100, kill_seller: 100, doubt: 300, ..CALM }, true),
+    accident(
+        "wallet_misreads",
+        Odds {
+            doubt: 500,
+            slow: 600,
+            misread: 600,
+            ..CALM
+        },
+        false,
+    ),
+    accident(
+        "wallet_no_preimage",
+        Odds {
+            no_preimage: 900,
+            ..CALM
+        },
+        false,
+    ),
+    accident(
+        "wallet_overruns",
+        Odds {
+            overrun: 700,
+            ..CALM
+        },
+        false,
+    ),
+    accident(
+        "buyer_killed",
+        Odds {
+            kill_buyer: 120,
+            ..CALM
+        },
+        false,
+    ),
+    accident(
+        "seller_killed",
+        Odds {
+            kill_seller: 120,
+            ..CALM
+        },
+        true,
+    ),
+    accident(
+        "both_killed",
+        Odds {
+            kill_buyer: 100,
+            kill_seller: 100,
+            doubt: 300,
+            ..CALM
+        },
+        true,
+    ),
     accident("disk_fails", Odds { books: 200, ..CALM }, false),
     accident("clock_jumps", Odds { clock: 200, ..CALM }, false),
-    accident("owner_stops", Odds { stop: 60, kill_buyer: 20, ..CALM }, false),
-    accident("backend_breaks", Odds { backend: 700, ..CALM }, true),
+    accident(
+        "owner_stops",
+        Odds {
+            stop: 60,
+            kill_buyer: 20,
+            ..CALM
+        },
+        false,
+    ),
+    accident(
+        "backend_breaks",
+        Odds {
+            backend: 700,
+            ..CALM
+        },
+        true,
+    ),
     accident("storm", STORM, true),
     Adversary {
         odds: STORM,
@@ -290,7 +408,12 @@ pub const ADVERSARIES: &[Adversary] = &[
     },
     Adversary {
         odds: STORM,
-        ..rogue("storm_and_turncoat", Quotes::Fair, Answers::FailsThenAnswers, true)
+        ..rogue(
+            "storm_and_turncoat",
+            Quotes::Fair,
+            Answers::FailsAtFirst,
+            true,
+        )
     },
 ];
 

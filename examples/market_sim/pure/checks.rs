@@ -11,7 +11,7 @@ use agent_compute::purchase::step::Now;
 use agent_compute::units::{Msat, Network, UnixSecs};
 
 use super::bank::{Facts, Flight, Party};
-use super::evidence::Heard;
+use super::evidence::{Heard, Proof};
 use super::world::{LISTED, World};
 
 /// A state as a restart finds it: without what is not on record.
@@ -60,8 +60,8 @@ impl World {
             self.broke("a purchase that is over goes on");
         }
         if let Happening::Message { from, message } = happening {
-            let theirs = *from == before.terms.provider
-                && message.job_id() == Some(&before.terms.job_id());
+            let theirs =
+                *from == before.terms.provider && message.job_id() == Some(&before.terms.job_id());
             if !theirs && !unchanged {
                 self.broke("a message of another author, or about another job, changes a purchase");
             }
@@ -82,10 +82,13 @@ impl World {
         self.check_entries(b, before, happening, step, now);
         self.check_secret(b, before, after, step);
         let ordered = self.buyers[b].order.is_some();
-        self.buyers[b].proof.hear(happening, before, now.at, ordered);
+        self.buyers[b].proof_before = self.buyers[b].proof;
+        self.buyers[b]
+            .proof
+            .hear(happening, before, now.at, ordered);
         if step.effects.contains(&Effect::Pay) {
             // From here on, so is the order; the driver gives it once this is on record.
-            self.buyers[b].proof = Default::default();
+            self.buyers[b].proof = Proof::default();
         }
         self.check_fair_quote(before, after, happening, now);
     }
@@ -142,7 +145,9 @@ impl World {
                     let payment = hash.and_then(|hash| self.bank.payments.get(&hash));
                     let truth = payment.map(|it| (it.flight, it.amount, it.fee));
                     if truth != Some((Flight::Settled, *price, *fee)) {
-                        self.broke(format!("booked {price} and {fee}, and the bank has {truth:?}"));
+                        self.broke(format!(
+                            "booked {price} and {fee}, and the bank has {truth:?}"
+                        ));
                     }
                 }
                 Booking::Plain(Entry::Release { .. }) => {
@@ -183,7 +188,10 @@ impl World {
             return;
         }
         let Phase::Released { text, .. } = &after.phase else {
-            return self.broke(format!("the preimage is let go when {}", after.phase.label()));
+            return self.broke(format!(
+                "the preimage is let go when {}",
+                after.phase.label()
+            ));
         };
         if matches!(before.phase, Phase::Released { .. }) {
             return;
@@ -210,7 +218,8 @@ impl World {
             return;
         }
         let taken = matches!(after.phase, Phase::Quoted(_));
-        let hash: Option<PaymentHash> = invoice.payment_hash.as_ref().and_then(|it| it.parse().ok());
+        let hash: Option<PaymentHash> =
+            invoice.payment_hash.as_ref().and_then(|it| it.parse().ok());
         let fair = match self.minted.get(&invoice.bolt11) {
             None => Err("nobody signed"),
             Some(facts) if facts.amount != Some(invoice.amount_msats) => Err("costs another price"),
@@ -246,7 +255,9 @@ impl World {
                 state.phase.label()
             ));
         }
-        let spent = money.filter(|it| it.status == Is::Settled).map(|it| it.spent);
+        let spent = money
+            .filter(|it| it.status == Is::Settled)
+            .map(|it| it.spent);
         if state.phase.paid() != spent.unwrap_or(Msat::ZERO) {
             self.broke("a purchase and its ledger disagree on what was paid");
         }
@@ -254,7 +265,14 @@ impl World {
         let day = usage.spent_today.saturating_add(usage.reserved);
         let tick = usage.tick_spent.saturating_add(usage.tick_reserved);
         let overruns = self.case.adversary.odds.overrun > 0;
-        if !overruns && (day > limits.daily || tick > limits.per_tick) {
+        let counts = |is: Is| is.is_open() || is == Is::Settled;
+        let mut monies = self
+            .books
+            .accounts
+            .iter()
+            .filter_map(|it| it.money.as_ref());
+        let is_ours = monies.any(|money| counts(money.status));
+        if is_ours && !overruns && (day > limits.daily || tick > limits.per_tick) {
             self.broke(format!("limits are exceeded: {usage:?} of {limits:?}"));
         }
         if let Some(receipt) = state.receipt() {
@@ -278,7 +296,8 @@ impl World {
                 run.in_order &= in_order;
             }
         }
-        let (Phase::Released { text, .. } | Phase::Delivered { text, .. }) = &run.state.phase else {
+        let (Phase::Released { text, .. } | Phase::Delivered { text, .. }) = &run.state.phase
+        else {
             return;
         };
         if run.in_order && !run.shown.is_empty() && run.shown != *text {
@@ -305,7 +324,9 @@ impl World {
             },
         };
         if !holds {
-            self.broke(format!("the buyer is told {finish:?} when its money is {is:?}"));
+            self.broke(format!(
+                "the buyer is told {finish:?} when its money is {is:?}"
+            ));
         }
     }
 
@@ -323,7 +344,11 @@ impl World {
             .map(|(hash, payment)| (*hash, *payment))
             .collect();
         for (hash, payment) in payments {
-            let mut of_hash = self.books.accounts.iter().filter_map(|it| it.money.as_ref());
+            let mut of_hash = self
+                .books
+                .accounts
+                .iter()
+                .filter_map(|it| it.money.as_ref());
             let Some(money) = of_hash.find(|money| money.hash == hash) else {
                 self.broke("a payment that no reservation was made for");
                 continue;
@@ -352,7 +377,9 @@ impl World {
                 Some(_) => false,
             };
             if !agrees {
-                self.broke(format!("in the end the ledger and the bank have {flight:?}"));
+                self.broke(format!(
+                    "in the end the ledger and the bank have {flight:?}"
+                ));
             }
             if account.row.status == Status::Open {
                 self.broke(format!("no way on from {}", account.row.label));
@@ -374,14 +401,26 @@ fn keeps_to_terms(
     let rules = [
         (facts.network != Network::Regtest, "is on another network"),
         (facts.amount.is_none_or(Msat::is_zero), "names no amount"),
-        (facts.amount.is_some_and(|it| it > LISTED), "is dearer than listed"),
-        (ours.is_some_and(|ours| ours != facts.hash), "is not on our hash"),
-        (facts.hold_secs > terms.max_hold_secs, "can be held for too long"),
+        (
+            facts.amount.is_some_and(|it| it > LISTED),
+            "is dearer than listed",
+        ),
+        (
+            ours.is_some_and(|ours| ours != facts.hash),
+            "is not on our hash",
+        ),
+        (
+            facts.hold_secs > terms.max_hold_secs,
+            "can be held for too long",
+        ),
         (
             facts.expires_at.since(facts.created_at) > 30 * 86_400,
             "lives too long",
         ),
-        (fresh && facts.created_at.since(now) > 600, "is from the future"),
+        (
+            fresh && facts.created_at.since(now) > 600,
+            "is from the future",
+        ),
         (fresh && facts.expires_at < now.plus(10), "has expired"),
     ];
     let broken = rules.into_iter().find(|(broken, _)| *broken);

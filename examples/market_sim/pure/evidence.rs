@@ -32,7 +32,9 @@ impl Heard {
                         self.last = Some(seq);
                     }
                     if self.last.is_none_or(|last| seq <= last) {
-                        self.pieces.entry(seq).or_insert_with(|| piece.chunk.clone());
+                        self.pieces
+                            .entry(seq)
+                            .or_insert_with(|| piece.chunk.clone());
                     }
                 }
                 None => self.loose = true,
@@ -105,9 +107,17 @@ pub struct Proof {
 
 impl Proof {
     /// Whether this answer, after the earlier ones, proves that the payment did not and will not happen.
-    pub fn is_proven_by(&self, happening: &Happening, state: &State, now: UnixSecs, ordered: bool) -> bool {
+    pub fn is_proven_by(
+        &self,
+        happening: &Happening,
+        state: &State,
+        now: UnixSecs,
+        ordered: bool,
+    ) -> bool {
         match happening {
-            Happening::PayAnswered(PayOutcome::Failed(_)) | Happening::Resolved { paid: false } => true,
+            Happening::PayAnswered(PayOutcome::Failed(_)) | Happening::Resolved { paid: false } => {
+                true
+            }
             Happening::LookedUp { .. } if ordered => false,
             Happening::LookedUp {
                 found: Outgoing::Failed(_),
@@ -132,11 +142,21 @@ impl Proof {
             Happening::LookedUp {
                 found: Outgoing::Failed(_),
                 ..
-            } => *self = Self { failed: self.failed + 1, missing: 0 },
+            } => {
+                *self = Self {
+                    failed: self.failed + 1,
+                    missing: 0,
+                }
+            }
             Happening::LookedUp {
                 found: Outgoing::NotFound,
                 ..
-            } if is_long_ago(state, now) => *self = Self { failed: 0, missing: self.missing + 1 },
+            } if is_long_ago(state, now) => {
+                *self = Self {
+                    failed: 0,
+                    missing: self.missing + 1,
+                }
+            }
             _ => {}
         }
     }
@@ -156,6 +176,19 @@ fn is_long_ago(state: &State, now: UnixSecs) -> bool {
 }
 
 impl World {
+    /// What the wallet said last never got on record, and nobody remembers it. Not even the most confused
+    /// wallet takes that for an occasion to be wrong once more.
+    pub fn forget_last_word(&mut self, b: usize) {
+        let buyer = &mut self.buyers[b];
+        buyer.proof = buyer.proof_before;
+        let was_wrong = buyer.proof.failed > 0;
+        let money = self.books.accounts[buyer.account].money.as_ref();
+        let payment = money.and_then(|money| self.bank.payments.get_mut(&money.hash));
+        if let Some(payment) = payment {
+            payment.misread |= was_wrong;
+        }
+    }
+
     /// Writes down what a buyer is about to hear, as far as it can count.
     pub fn hear_evidence(&mut self, b: usize, before: &State, happening: &Happening) {
         if let Happening::Message { from, message } = happening

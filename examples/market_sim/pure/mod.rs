@@ -23,6 +23,7 @@ pub mod case;
 mod checks;
 mod evidence;
 mod pest;
+mod recover;
 mod rogue;
 mod shop;
 mod wallet;
@@ -86,7 +87,9 @@ pub fn explain(case: Case) -> String {
         !world.broken.is_empty()
     };
     // Another bound is another run: the first that breaks is among the shortest.
-    let most = (0..case.most).find(|most| breaks(*most)).unwrap_or(case.most);
+    let most = (0..case.most)
+        .find(|most| breaks(*most))
+        .unwrap_or(case.most);
     let world = World::new(Case { most, ..case }, true).play();
     let mut text = format!(
         "{} / {:?} / seed {} / most {most}:\n",
@@ -123,7 +126,11 @@ fn outcomes(world: &World) -> Vec<Outcome> {
         let delivered = account.row.status == Status::Delivered;
         let lost = if delivered { Msat::ZERO } else { paid };
         let at_risk = adversary.risk && !buyer.terms.pay_by.is_escrow();
-        let mut broken = if at == 0 { world.broken.clone() } else { Vec::new() };
+        let mut broken = if at == 0 {
+            world.broken.clone()
+        } else {
+            Vec::new()
+        };
         if lost > Msat::ZERO && !at_risk {
             broken.push(format!("{lost} are lost where nothing can be"));
         }

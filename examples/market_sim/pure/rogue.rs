@@ -262,7 +262,11 @@ impl World {
             3 => real.replacen("lnbcrt", "lnbc", 1),
             _ => {
                 let at = 20 + self.below(real.len() - 20);
-                let other = if real.as_bytes()[at] == b'q' { "p" } else { "q" };
+                let other = if real.as_bytes()[at] == b'q' {
+                    "p"
+                } else {
+                    "q"
+                };
                 format!("{}{other}{}", &real[..at], &real[at + 1..])
             }
         };
@@ -333,12 +337,11 @@ impl World {
                 piece(Some(2), " of times", true),
                 whole("It was the best"),
             ],
-            Answers::Unnumbered => vec![
-                piece(None, "It was", false),
-                piece(None, " of times", true),
-            ],
+            Answers::Unnumbered => {
+                vec![piece(None, "It was", false), piece(None, " of times", true)]
+            }
             Answers::Fails => vec![error(), whole("Error: no model")],
-            Answers::FailsThenAnswers => {
+            Answers::FailsAtFirst => {
                 let mut all = vec![error()];
                 all.extend(told(&job_id, TEXT));
                 all

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use agent_compute::ids::{JobId, PaymentHash, Preimage};
-use agent_compute::protocol::message::{AgentMessage, Invoice, JobError, JobResult, StreamChunk};
 use agent_compute::protocol::Price;
+use agent_compute::protocol::message::{AgentMessage, Invoice, JobError, JobResult, StreamChunk};
 use agent_compute::provider::job::{JobState, JobStep, MAX_ATTEMPTS};
 use agent_compute::provider::pricing::{self, Standing};
 use agent_compute::units::{Msat, Network, UnixSecs};
@@ -162,7 +162,12 @@ impl World {
         }
     }
 
-    fn quote(&mut self, customer: PublicKey, id: EventId, request: &agent_compute::protocol::message::JobRequest) {
+    fn quote(
+        &mut self,
+        customer: PublicKey,
+        id: EventId,
+        request: &agent_compute::protocol::message::JobRequest,
+    ) {
         let now = self.true_now();
         let Some(shop) = self.shop() else { return };
         if shop.jobs.contains_key(&id) {
@@ -182,7 +187,10 @@ impl World {
             }
             let used = quote.escrow.is_some_and(|hash| shop.hashes.contains(&hash));
             if used {
-                return Err(pricing::Refusal::new("escrow", "this payment_hash was used before"));
+                return Err(pricing::Refusal::new(
+                    "escrow",
+                    "this payment_hash was used before",
+                ));
             }
             Ok(quote)
         });
@@ -243,9 +251,16 @@ impl World {
     fn step_job(&mut self, id: EventId, step: JobStep) {
         let before = self.job(id).state;
         let Some(after) = before.after(step) else {
-            return self.broke(format!("a job is {before}, and {step:?} is no way from there"));
+            return self.broke(format!(
+                "a job is {before}, and {step:?} is no way from there"
+            ));
         };
-        self.log(|| format!("job {}: {step:?}: {before} -> {after}", JobId::of_request(&id)));
+        self.log(|| {
+            format!(
+                "job {}: {step:?}: {before} -> {after}",
+                JobId::of_request(&id)
+            )
+        });
         self.job(id).state = after;
         let hash = self.job(id).hash;
         let stand = self.bank.bills.get(&hash).map(|bill| bill.stand);
@@ -344,7 +359,11 @@ impl World {
         let gone = job.escrow && matches!(stand, Some(Stand::Cancelled));
         let broken = job.attempts > MAX_ATTEMPTS || self.hits(self.case.adversary.odds.backend);
         if gone || broken {
-            let step = if job.escrow { JobStep::Undone } else { JobStep::Broken };
+            let step = if job.escrow {
+                JobStep::Undone
+            } else {
+                JobStep::Broken
+            };
             return self.step_job(id, step);
         }
         let words = ["It", " was", " the", " best", " of", " times"];
@@ -378,7 +397,11 @@ impl World {
             }
             self.job(id).settles = true;
             let claimed = job.preimage.is_some_and(|it| self.bank.settle(it));
-            let step = if claimed { JobStep::Claimed } else { JobStep::Vanished };
+            let step = if claimed {
+                JobStep::Claimed
+            } else {
+                JobStep::Vanished
+            };
             return self.step_job(id, step);
         }
         if job.settles {
@@ -386,7 +409,11 @@ impl World {
         }
         self.job(id).cancels = true;
         let returned = self.bank.cancel(job.hash);
-        let step = if returned { JobStep::Returned } else { JobStep::Claimed };
+        let step = if returned {
+            JobStep::Returned
+        } else {
+            JobStep::Claimed
+        };
         self.step_job(id, step);
     }
 
@@ -412,7 +439,11 @@ impl World {
     /// In the end nothing that was paid or held is left undecided.
     pub fn check_shop_end(&mut self) {
         let Some(shop) = self.shop() else { return };
-        let jobs: Vec<(EventId, Job)> = shop.jobs.iter().map(|(id, job)| (*id, job.clone())).collect();
+        let jobs: Vec<(EventId, Job)> = shop
+            .jobs
+            .iter()
+            .map(|(id, job)| (*id, job.clone()))
+            .collect();
         for (id, job) in jobs {
             let stand = self.bank.bills.get(&job.hash).map(|bill| bill.stand);
             let ours = stand == Some(Stand::Settled);
@@ -426,7 +457,10 @@ impl World {
             };
             if !agrees {
                 let job_id = JobId::of_request(&id);
-                self.broke(format!("{job_id} ends as {} when its invoice is {stand:?}", job.state));
+                self.broke(format!(
+                    "{job_id} ends as {} when its invoice is {stand:?}",
+                    job.state
+                ));
             }
         }
     }

@@ -128,7 +128,13 @@ impl World {
             return Err(FailureProof::new("paid before"));
         }
         let off = self.bank.pay(Party::Buyer, hash, price, fee);
-        self.log(|| format!("buyer {b}'s wallet pays {} to {}: {off}", price, short(&hash)));
+        self.log(|| {
+            format!(
+                "buyer {b}'s wallet pays {} to {}: {off}",
+                price,
+                short(&hash)
+            )
+        });
         if off {
             return Ok(());
         }

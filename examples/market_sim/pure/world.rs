@@ -90,7 +90,12 @@ impl World {
         let binding = rng.random();
         let mut world = Self {
             bank: Bank::new(rng.random_range(5_000..500_000), 200_000),
-            books: Books::new(limits(case.setting, binding, &mut rng), others(&mut rng), used().payment_hash(), now),
+            books: Books::new(
+                limits(case.setting, binding, &mut rng),
+                others(&mut rng),
+                used().payment_hash(),
+                now,
+            ),
             minted: HashMap::new(),
             authoritative: rng.random(),
             binding,
@@ -161,9 +166,21 @@ impl World {
             self.kill_seller();
         }
         if self.hits(odds.clock) {
-            let secs = [-DAY.cast_signed(), -3_000, -60, 0, 60, 3_000, DAY.cast_signed()];
+            let secs = [
+                -DAY.cast_signed(),
+                -3_000,
+                -60,
+                0,
+                60,
+                3_000,
+                DAY.cast_signed(),
+            ];
             // See the module's words on clocks that are hours ahead.
-            let known = if self.authoritative { secs.len() } else { secs.len() - 1 };
+            let known = if self.authoritative {
+                secs.len()
+            } else {
+                secs.len() - 1
+            };
             self.skew = secs[self.below(known)];
             let skew = self.skew;
             self.log(|| format!("the buyer's clock is {skew} s ahead"));
@@ -345,7 +362,11 @@ impl World {
             if trace.len() >= 2 * TRACE {
                 trace.drain(..TRACE);
             }
-            trace.push(format!("{:>9.3} {}", (at - BEGIN * 1_000) as f64 / 1e3, line()));
+            trace.push(format!(
+                "{:>9.3} {}",
+                (at - BEGIN * 1_000) as f64 / 1e3,
+                line()
+            ));
         }
     }
 

@@ -334,7 +334,10 @@ fn a_whole_text_that_lacks_what_followed_a_gap_lets_nothing_go() {
     let kept = step(&mut s, truncated, now());
     assert!(kept.save && !lets_go(&kept));
     let whole = result(&s, "Paris, in France");
-    assert!(!lets_go(&step(&mut s, whole, now())), "it took its word back");
+    assert!(
+        !lets_go(&step(&mut s, whole, now())),
+        "it took its word back"
+    );
 }
 
 #[test]
