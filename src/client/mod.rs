@@ -40,8 +40,11 @@
 //! until [`recover`](ComputeClient::recover), here or in another process of the same home, has looked it up.
 //! Dropping `recover` leaves the rest to the next one.
 
+mod attempt;
 mod builder;
 mod buy;
+mod earlier;
+mod failover;
 mod info;
 mod request;
 mod survey;
@@ -219,7 +222,7 @@ impl ComputeClient {
         let survey = survey::survey(ready, &request, ends).await?;
         Ok(Preview {
             providers: survey.seen,
-            selected: survey.chosen.map(|chosen| chosen.offer),
+            selected: survey.candidates.and_then(survey::best),
         })
     }
 

@@ -414,6 +414,8 @@ pub enum Happening {
     },
     /// The relays would not take the request.
     NotSent(String),
+    /// The provider has not answered the request for a while, and there is another to ask.
+    NoQuote,
     /// The wallet is ready to pay the quote.
     Prepared {
         /// What routing may cost: the wallet's binding word, or the cap.

@@ -414,6 +414,9 @@ impl World {
             }
         }
         self.check_record(b, state);
+        if entries.iter().any(|it| matches!(it, Entry::Reserve(_))) {
+            self.check_floor();
+        }
         if fails {
             self.log(|| "  the ledger says that it can't be written, and it was".to_owned());
             return Put::Failed;

@@ -7,6 +7,7 @@ use agent_compute::purchase::assembly::Assembly;
 use agent_compute::purchase::lock::Lock;
 use agent_compute::purchase::state::{Booking, Happening, Phase, State};
 
+use super::bank::Flight;
 use super::buyer::{Put, Run};
 use super::evidence::Heard;
 use super::world::World;
@@ -71,6 +72,28 @@ impl World {
         } else {
             self.told_by_record(b, &state);
         }
+    }
+
+    /// `recover --resolve`: the owner says what became of a payment, once that is decided.
+    pub fn decide_for_wallet(&mut self, b: usize) {
+        let buyer = &self.buyers[b];
+        if buyer.run.is_some() || buyer.order.is_some() || buyer.stray || self.is_broken() {
+            return;
+        }
+        let (account, process) = (buyer.account, buyer.process);
+        let Ok(mut state) = State::from_row(&self.books.accounts[account].row) else {
+            return self.broke("a state can't be read back");
+        };
+        let hash = Self::hash_of(&state).filter(|_| state.phase.is_undecided());
+        let paid = match hash.map(|(hash, _)| self.bank.flight(&hash)) {
+            Some(Some(Flight::Settled)) => true,
+            Some(Some(Flight::Failed) | None) => false,
+            Some(Some(Flight::OnTheWay | Flight::Held)) | None => return,
+        };
+        self.log(|| format!("the owner says that buyer {b} has paid: {paid}"));
+        let mut version = self.books.adopt(account, process);
+        self.owner_decided |= paid;
+        let _ = self.apply(b, &mut state, &mut version, &Happening::Resolved { paid });
     }
 
     fn is_reserved(&self, account: usize) -> bool {

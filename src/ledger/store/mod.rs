@@ -19,7 +19,7 @@ use self::read::{
 };
 pub(super) use self::read::{
     by_key, find, hash_used, history, ledger_time, log, purchase, sealing_providers, settlements,
-    unfinished, usage_now,
+    unfinished, usage_now, written,
 };
 pub(super) use self::record::records;
 use super::budget::{self, WalletView};
@@ -28,6 +28,7 @@ use super::{
     ReservationStatus, Reserve, StateRow, Status, diagram, schema,
 };
 use crate::clock::Clock;
+use crate::crash::{self, Point};
 use crate::ids::{PurchaseId, WalletId};
 use crate::units::{Msat, UnixSecs};
 
@@ -120,7 +121,9 @@ impl<'db> Write<'db> {
                 .prepare_cached("UPDATE ledger_time SET secs = ?1")?
                 .execute([self.now.get()])?;
         }
+        crash::before(Point::LedgerCommit);
         self.tx.commit()?;
+        crash::after(Point::LedgerCommit);
         Ok(())
     }
 
