@@ -23,6 +23,7 @@ mod hostile;
 mod identity;
 mod ledger;
 mod market_sim;
+mod market_sim_pure;
 mod openai;
 mod original;
 mod privacy;
