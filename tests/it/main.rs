@@ -27,6 +27,7 @@ mod programs;
 mod protocol;
 mod provider;
 mod purchase;
+mod races;
 mod record;
 mod relay;
 mod snapshots;
