@@ -31,6 +31,7 @@ mod programs;
 mod protocol;
 mod provider;
 mod purchase;
+mod races;
 mod record;
 mod relay;
 mod snapshots;
