@@ -94,7 +94,7 @@
 //! ```text
 //! bins ► cli ► { client, provider } ► { purchase, discovery, market }
 //!      ► ports { wallet, relay, ledger, provider::backend }
-//!      ► { identity, protocol, config } ► { units, ids, error, clock, secret, look, crash }
+//!      ► { identity, protocol, config } ► { units, ids, error, clock, secret, look, disk, crash }
 //! ```
 //!
 //! | module | what it is |
@@ -102,6 +102,7 @@
 //! | [`units`], [`ids`], [`error`], [`clock`], [`secret`] | money, names, failures, time and secrets as types |
 //! | [`look`] | reading an SQLite file without changing anything |
 //! | [`crash`] | crash points: where a test kills the process, before and after each effect; else nothing |
+//! | `disk` | room that is kept for what can't wait, and files that are lost while they are open |
 //! | [`protocol`] | the wire: messages, channel events, listings; what a buyer's record of a provider is; pure |
 //! | [`identity`], [`config`] | who we are, and the file that keeps it; settings and constants |
 //! | [`relay`] | several Nostr relays as one (port); signing and sealing (NIP-44); the embedded relay |
@@ -139,6 +140,7 @@ pub mod config;
 #[doc(hidden)]
 pub mod crash;
 pub mod discovery;
+mod disk;
 pub mod error;
 pub mod identity;
 pub mod ids;

@@ -184,10 +184,10 @@ impl Shop {
                 return Outcome::HoldEnded(request, HoldEnd::Open);
             }
             // The money counts for more than the record of it.
-            Err(error) => tracing::error!(%request, %error, "a release is not on record"),
+            Err(error) => tracing::error!(%request, %error, "a release is not on record yet"),
         }
         let end = self.insist(&hold, Some(preimage)).await;
-        self.decided(request, end, JobStep::Claimed, JobStep::Vanished)
+        self.decided(request, Some(preimage), end, JobStep::Vanished)
             .await
     }
 
@@ -197,20 +197,21 @@ impl Shop {
         if end == HoldEnd::Ours {
             tracing::error!(request = %hold.request, "settled without a result: its money is owed");
         }
-        self.decided(hold.request, end, JobStep::Claimed, JobStep::Returned)
+        self.decided(hold.request, None, end, JobStep::Returned)
             .await
     }
 
-    /// Puts what became of held money on record. Where that fails the next start asks again.
+    /// Puts what became of held money on record, and the preimage that it was released by. What comes before
+    /// that may still be on its way there. Where it fails to the end the next start asks again.
     async fn decided(
         &self,
         request: EventId,
+        released: Option<Preimage>,
         end: HoldEnd,
-        ours: JobStep,
         theirs: JobStep,
     ) -> Outcome {
         let step = match end {
-            HoldEnd::Ours => ours,
+            HoldEnd::Ours => JobStep::Claimed,
             HoldEnd::Theirs => theirs,
             HoldEnd::Open => return Outcome::HoldEnded(request, end),
         };
@@ -218,8 +219,21 @@ impl Shop {
             JobStep::Returned => Point::ProviderReturned,
             _ => Point::ProviderSettled,
         };
-        let recorded = self.store.step_by(request, step, self.now());
-        if let Err(error) = crash::around(point, recorded).await {
+        let write = || {
+            let write = async {
+                if let Some(preimage) = released {
+                    let kept = self.store.release(request, preimage, self.now()).await;
+                    kept.map_err(still_to_end)?;
+                }
+                let ended = self.store.step_by(request, step, self.now()).await;
+                ended.map_err(still_to_end)
+            };
+            crash::around(point, write)
+        };
+        if let Err(error) = self
+            .insist_on_record("the end of a hold", request, write)
+            .await
+        {
             tracing::error!(%request, %error, "the end of a hold is not on record");
         }
         Outcome::HoldEnded(request, end)
@@ -300,6 +314,16 @@ impl Shop {
             },
             |stored| stored.events,
         ))
+    }
+}
+
+/// That the end of the work is not on record yet is the store's trouble, and passes.
+fn still_to_end(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Illegal(
+            state @ (JobState::Quoted | JobState::Paid | JobState::Held | JobState::Running),
+        ) => StoreError::Storage(format!("the job is still on record as {state}")),
+        error => error,
     }
 }
 

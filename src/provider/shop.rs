@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backend::BackendError;
 use super::escrow::{HoldEnd, NoHold};
-use super::job::{Address, Job, JobStep, MAX_ATTEMPTS};
+use super::job::{Address, Job, JobState, JobStep, MAX_ATTEMPTS};
 use super::pricing::{Quote, Refusal};
 use super::store::{Finish, JobStore, Seller, StoreError, Unsent};
 use super::work::Workshop;
@@ -32,6 +32,10 @@ const RESULT_PATIENCE: Duration = Duration::from_secs(3_600);
 /// How much longer results are tried once the provider is to leave.
 pub(super) const LEAVING_PATIENCE: Duration = Duration::from_secs(60);
 
+/// Between tries to put on record what became of a job: twice as long each time.
+const STORE_RETRY_FIRST: Duration = Duration::from_millis(50);
+const STORE_RETRY_SLOWEST: Duration = Duration::from_secs(2);
+
 /// A job that ends this soon is put on record once, begun and done together.
 const ONE_RECORD: Duration = Duration::from_millis(50);
 
@@ -52,8 +56,8 @@ pub(super) enum Outcome {
     Loaded(EventId, Option<UnixSecs>, Result<Box<Job>, StoreError>),
     /// Whether the invoice of a quote can no longer be paid.
     Cancelled(EventId, Result<(), WalletError>),
-    /// The backend is done, one way or the other.
-    Worked(Box<Job>, Finish),
+    /// The backend is done, one way or the other, and that is on record, or will have to be.
+    Worked(Box<Job>, Finish, Recorded),
     /// The customer was told all there is, or could not be.
     Told(Unsent, Result<(), RelayError>),
     /// We announced, or could not.
@@ -66,6 +70,22 @@ pub(super) enum Outcome {
     Missed(Vec<Event>),
     /// Nothing that the loop has to know.
     Nothing,
+}
+
+/// How a job ended, where the store could not be written then.
+#[derive(Debug)]
+pub(super) struct Late {
+    pub(super) held_until: Option<UnixSecs>,
+    pub(super) finish: Finish,
+}
+
+/// Whether what became of a job is on record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recorded {
+    /// It is, or never can be.
+    Done,
+    /// The store can't be written now.
+    Later,
 }
 
 /// What all tasks share.
@@ -236,6 +256,7 @@ impl Shop {
     ) -> Outcome {
         let funded = self.store.fund(address.request, held_until, self.now());
         if let Err(error) = crash::around(Point::ProviderFunded, funded).await {
+            // Its end is, and that says so too.
             tracing::error!(job_id = %address.job_id(), %error, "a payment is not on record");
         }
         self.tell_position(address, position).await
@@ -347,17 +368,61 @@ impl Shop {
     pub(super) async fn ended(self: Arc<Self>, job: Box<Job>, finish: Finish) -> Outcome {
         let request = job.address.request;
         let (held_until, now) = (job.held_until, self.now());
-        let recorded = self.store.finish(request, held_until, finish.clone(), now);
+        let finished = self.store.finish(request, held_until, finish.clone(), now);
         let point = match (&finish.error, held_until) {
             (None, _) => Point::ProviderResult,
             (Some(_), None) => Point::ProviderFailed,
             (Some(_), Some(_)) => Point::ProviderReturning,
         };
-        if let Err(error) = crash::around(point, recorded).await {
-            // The customer paid, so it is told all the same.
-            tracing::error!(job_id = %job.address.job_id(), %error, "a result is not on record");
+        let recorded = match crash::around(point, finished).await {
+            Ok(_) => Recorded::Done,
+            Err(error) => {
+                // The customer paid, so it is told all the same.
+                tracing::error!(job_id = %job.address.job_id(), %error, "a result is not on record");
+                match error {
+                    StoreError::Storage(_) => Recorded::Later,
+                    _ => Recorded::Done,
+                }
+            }
+        };
+        Outcome::Worked(job, finish, recorded)
+    }
+
+    /// Puts on record what became of a job, again and again until the store takes it: a disk that is full
+    /// now may have room later, and what was paid for must not look unpaid until the next start.
+    pub(super) async fn insist_on_record<W>(
+        &self,
+        what: &str,
+        request: EventId,
+        write: impl Fn() -> W,
+    ) -> Result<JobState, StoreError>
+    where
+        W: Future<Output = Result<JobState, StoreError>>,
+    {
+        let insisting = async {
+            let mut pause = STORE_RETRY_FIRST;
+            loop {
+                match write().await {
+                    Err(error @ StoreError::Storage(_)) => {
+                        tracing::error!(%request, %error, "{what} is not on record yet");
+                    }
+                    done => return done,
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(STORE_RETRY_SLOWEST);
+            }
+        };
+        let leaving = async {
+            self.finish.cancelled().await;
+            tokio::time::sleep(STORE_RETRY_SLOWEST).await;
+        };
+        tokio::select! {
+            done = insisting => done,
+            () = leaving => {
+                let why = "the provider stops; the next start asks the wallet";
+                Err(StoreError::Storage(why.to_owned()))
+            }
         }
-        Outcome::Worked(job, finish)
     }
 
     /// Puts on record that a job was begun, unless it ends so soon that one record will do. A job that an
@@ -387,9 +452,21 @@ impl Shop {
         }
     }
 
-    /// Publishes what is on record, and puts on record that it was.
-    pub(super) async fn tell(self: Arc<Self>, what: Unsent) -> Outcome {
+    /// Publishes what is on record, or is `late` to be, and puts on record that it was.
+    pub(super) async fn tell(self: Arc<Self>, what: Unsent, late: Option<Late>) -> Outcome {
         let request = what.address.request;
+        let record = async {
+            let Some(Late { held_until, finish }) = late else {
+                return;
+            };
+            let write = || {
+                let finish = finish.clone();
+                self.store.finish(request, held_until, finish, self.now())
+            };
+            if let Err(error) = self.insist_on_record("a result", request, write).await {
+                tracing::error!(%request, %error, "a result is not on record");
+            }
+        };
         let leaving = async {
             self.finish.cancelled().await;
             tokio::time::sleep(LEAVING_PATIENCE).await;
@@ -398,17 +475,19 @@ impl Shop {
             true => (Point::ProviderResultSaid, Point::ProviderDelivered),
             false => (Point::ProviderFailureSaid, Point::ProviderTold),
         };
-        let told = tokio::select! {
-            told = crash::around(saying, self.publish(&what.messages)) => told,
-            () = leaving => Err(RelayError::Closed),
+        let publish = async {
+            tokio::select! {
+                told = crash::around(saying, self.publish(&what.messages)) => told,
+                () = leaving => Err(RelayError::Closed),
+            }
         };
-        let recorded = async {
-            let step = &[JobStep::Published];
-            let recorded = self.store.step(request, step, self.now());
-            crash::around(recording, recorded).await
+        let (told, ()) = tokio::join!(publish, record);
+        let write = || {
+            let step = self.store.step(request, &[JobStep::Published], self.now());
+            crash::around(recording, step)
         };
         if told.is_ok()
-            && let Err(error) = recorded.await
+            && let Err(error) = self.insist_on_record("a delivery", request, write).await
         {
             tracing::warn!(job_id = %what.address.job_id(), %error, "a delivery is not on record");
         }

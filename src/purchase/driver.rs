@@ -367,7 +367,14 @@ impl<'a> Run<'a> {
                 .of(self.state.terms.id)
                 .with_money(paid, reserved);
         }
-        Error::from(error)
+        let nothing = if reserved.is_zero() {
+            "; nothing was paid"
+        } else {
+            ""
+        };
+        let message = format!("{error}{nothing}");
+        let code = Error::from(error).code();
+        Error::new(code, message)
             .of(self.state.terms.id)
             .with_money(paid, reserved)
     }

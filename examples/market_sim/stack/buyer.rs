@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_compute::client::{ComputeClient, PurchaseEvent, PurchaseRequest, Receipt};
-use agent_compute::clock::Clock;
 use agent_compute::config::{Config, Runway};
 use agent_compute::identity::Identity;
 use agent_compute::ids::PurchaseId;
@@ -26,11 +25,17 @@ pub struct Buyer {
     pub fee: u64,
 }
 
+/// All that is on record.
+const EVERYTHING: HistoryQuery = HistoryQuery {
+    scope: None,
+    limit: 1000,
+};
+
 /// One attempt to buy, as it ended.
 pub struct Attempt {
     pub prompt: String,
-    /// On record since it was chosen from whom to buy.
-    pub purchase: Option<PurchaseId>,
+    /// What is on record of it: one for each seller that was asked, the last one last.
+    pub purchases: Vec<PurchaseId>,
     pub ended: Result<Receipt, Error>,
 }
 
@@ -90,30 +95,39 @@ impl Buyer {
     pub async fn buy(&self, client: &ComputeClient, request: PurchaseRequest) -> Attempt {
         let prompt = request.prompt.clone();
         let mut purchase = client.purchase(request);
-        let mut id = None;
+        let mut purchases = Vec::new();
         while let Some(event) = purchase.next_event().await {
             if let PurchaseEvent::Selected { purchase_id, .. } = event {
-                id = purchase_id;
+                purchases.extend(purchase_id);
             }
         }
         let ended = purchase.receipt().await;
         self.world.ended.send_modify(|count| *count += 1);
         Attempt {
             prompt,
-            purchase: id,
+            purchases,
             ended,
         }
+    }
+
+    /// Waits until nobody is at work on what is on record: the wallet of an attempt that ran out of time may be
+    /// at work still, and for as long as it is, its purchase is not free to be recovered.
+    pub async fn until_idle(&self) -> Result<(), Error> {
+        let folder = self.world.ledger(&self.name);
+        let ledger = Ledger::open_read_only(&folder, self.world.clock.clone()).await?;
+        for record in ledger.history(EVERYTHING).await? {
+            while ledger.owner_lives(&record.owner).await {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        Ok(())
     }
 
     /// What ledger and bank say.
     pub async fn books(&self) -> Result<Books, Error> {
         let folder = self.world.ledger(&self.name);
         let ledger = Ledger::open_read_only(&folder, self.world.clock.clone()).await?;
-        let everything = HistoryQuery {
-            scope: None,
-            limit: 1000,
-        };
-        let mut records = ledger.history(everything).await?;
+        let mut records = ledger.history(EVERYTHING).await?;
         records.reverse();
         let scope = Scope {
             network: Network::Regtest,
@@ -136,12 +150,4 @@ impl Buyer {
             records,
         })
     }
-}
-
-/// How long a relay may take to tell of a provider.
-pub const DISCOVERY: Duration = Duration::from_millis(1500);
-
-/// A clock that no market has moved.
-pub fn now() -> agent_compute::units::UnixSecs {
-    Clock::system().now()
 }

@@ -28,7 +28,7 @@ use rand::seq::IndexedRandom;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use self::buyer::{Attempt, Buyer, DISCOVERY};
+use self::buyer::{Attempt, Buyer};
 use self::draw::{Adversary, Scenario};
 use self::judge::Judge;
 use self::peer::Peer;
@@ -37,7 +37,7 @@ use self::rogues::{Attack, Rogue};
 use self::sellers::Seller;
 use self::weather::BadRelay;
 use self::world::{SOON, World, keys};
-use crate::report::Outcome;
+use super::report::Outcome;
 
 /// The bound of a whole market: everything in it has a shorter one of its own.
 const WHOLE: Duration = Duration::from_secs(240);
@@ -118,6 +118,7 @@ async fn hold(mut scenario: Scenario) -> Vec<Outcome> {
             return outcomes(&scenario, &[], &[], judge.broken);
         }
     };
+    let _other = open_other(&world, &scenario, &mut rng).await;
     let mut attack = begin_attack(&world, &stall, &scenario, &mut rng).await;
 
     let mut attempts = Vec::new();
@@ -144,7 +145,7 @@ async fn hold(mut scenario: Scenario) -> Vec<Outcome> {
     }
 
     come_late(&world, &mut judge).await;
-    recover(&mut judge, &attempts, "after recovery").await;
+    recover_until_delivered(&mut judge, &attempts).await;
     world.let_time_pass();
     recover(&mut judge, &attempts, "after the holds have ended").await;
     let lost = judge.settled(&attempts).await;
@@ -205,6 +206,18 @@ async fn open_stall(
     })
 }
 
+/// An honest seller beside the first one.
+async fn open_other(world: &Arc<World>, scenario: &Scenario, rng: &mut StdRng) -> JoinSet<()> {
+    let own = StdRng::from_rng(rng);
+    let mut played = JoinSet::new();
+    if scenario.cheaper_by.is_some() {
+        let terms = scenario.others_terms();
+        let shop = Shop::open(world, &world.relay(), terms, own).await;
+        played.spawn(shop.serve());
+    }
+    played
+}
+
 /// A real provider takes leave in good order, has kept no slot for anybody, and has done nothing for nothing.
 async fn close_stall(stall: Stall, judge: &mut Judge<'_>) {
     if let Some(provider) = stall.real {
@@ -255,13 +268,19 @@ fn request(scenario: &Scenario, nth: u64, seller: PublicKey, rng: &mut StdRng) -
         rng.random::<u32>(),
         spice.choose(rng).unwrap()
     );
+    // Another one is asked only where there is one to choose from.
+    let (select, retries) = match scenario.cheaper_by {
+        Some(_) => (Select::Cheapest, rng.random_range(1..=2)),
+        None => (Select::Provider(seller.to_hex().parse().unwrap()), 1),
+    };
     PurchaseRequest {
-        select: Select::Provider(seller.to_hex().parse().unwrap()),
+        select,
+        retries,
         plaintext: !scenario.sealed,
         escrow: scenario.escrow,
         max_tokens: rng.random_range(1..2_000),
         stream: rng.random(),
-        discovery_time: DISCOVERY,
+        discovery_time: scenario.discovery(),
         timeout: scenario.patience(),
         ..PurchaseRequest::new(prompt)
     }
@@ -271,6 +290,7 @@ fn request(scenario: &Scenario, nth: u64, seller: PublicKey, rng: &mut StdRng) -
 async fn recover(judge: &mut Judge<'_>, attempts: &[Attempt], when: &str) {
     let buyer = judge.buyer;
     let recovering = async {
+        buyer.until_idle().await?;
         let client: ComputeClient = buyer.client(&buyer.world.relay(), None).await?;
         client.recover().await
     };
@@ -282,6 +302,19 @@ async fn recover(judge: &mut Judge<'_>, attempts: &[Attempt], when: &str) {
     judge.books(when).await;
 }
 
+/// Recovers, and again while a seller that delivers what is paid has yet to do so: machines are busy.
+async fn recover_until_delivered(judge: &mut Judge<'_>, attempts: &[Attempt]) {
+    let until = tokio::time::Instant::now() + SOON;
+    loop {
+        recover(judge, attempts, "after recovery").await;
+        let owed = judge.is_owed(attempts).await;
+        if !owed || tokio::time::Instant::now() > until {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 fn outcomes(
     scenario: &Scenario,
     attempts: &[Attempt],
@@ -289,32 +322,7 @@ fn outcomes(
     broken: Vec<String>,
 ) -> Vec<Outcome> {
     let adversary = scenario.main.word();
-    let with = format!(
-        "{} [{}{}{}{}{}]",
-        scenario.seller.word(),
-        if scenario.escrow {
-            "escrow"
-        } else {
-            "paid first"
-        },
-        if scenario.sealed {
-            ", sealed"
-        } else {
-            ", plain"
-        },
-        scenario
-            .relay
-            .as_ref()
-            .map_or_else(String::new, |plan| format!(", {plan:?}")),
-        if scenario.seller_behind && scenario.relay.is_some() {
-            " for both"
-        } else {
-            ""
-        },
-        scenario
-            .fault
-            .map_or_else(String::new, |fault| format!(", wallet: {fault}")),
-    );
+    let with = scenario.in_words();
     let mut broken: Vec<String> = broken
         .into_iter()
         .map(|what| format!("{what} — {with}"))
