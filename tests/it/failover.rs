@@ -2,6 +2,7 @@
 //! ever paid.
 
 mod causes;
+mod chance;
 mod cut_off;
 mod escrow;
 mod patience;
