@@ -18,7 +18,7 @@ use agent_compute::wallet::Outgoing;
 use nostr::{Event, EventId, Kind, PublicKey, Tags, Timestamp};
 
 use super::books::No;
-use super::evidence::Heard;
+use super::evidence::{Heard, Proof};
 use super::wire::Letter;
 use super::world::{LISTED, World};
 
@@ -41,14 +41,14 @@ pub struct Run {
     pub prepares: bool,
     /// A look-up is under way.
     pub looks: bool,
-    deadline_ms: u64,
+    pub deadline_ms: u64,
     whole_text: bool,
     doubt: bool,
     again: bool,
-    resumed: bool,
-    stored_only: bool,
+    pub resumed: bool,
+    pub stored_only: bool,
     /// So many of the letters on their way are what the relays have stored.
-    stored_left: usize,
+    pub stored_left: usize,
     finished: Option<Finish>,
     /// What was shown of the result, and whether all of it came in order.
     pub shown: String,
@@ -73,11 +73,13 @@ pub struct Buyer {
     /// What its provider said that could be a result, in the present run.
     pub heard: Heard,
     /// What proves that a payment failed.
-    pub proof: super::evidence::Proof,
+    pub proof: Proof,
+    /// The same before the last word of the wallet, which may not have got on record.
+    pub proof_before: Proof,
 }
 
 impl Run {
-    fn new(state: State, version: u64, deadline_ms: u64) -> Self {
+    pub fn new(state: State, version: u64, deadline_ms: u64) -> Self {
         Self {
             state,
             version,
@@ -100,7 +102,7 @@ impl Run {
 }
 
 /// What became of putting a step on record.
-enum Put {
+pub enum Put {
     Done,
     Refused(Happening),
     Stale,
@@ -159,7 +161,8 @@ impl World {
             told: None,
             pays: 0,
             heard: Heard::default(),
-            proof: super::evidence::Proof::default(),
+            proof: Proof::default(),
+            proof_before: Proof::default(),
         });
     }
 
@@ -348,7 +351,7 @@ impl World {
     }
 
     /// One step of the machine, and what must hold of it.
-    fn decide(
+    pub fn decide(
         &mut self,
         b: usize,
         state: &mut State,
@@ -375,9 +378,10 @@ impl World {
     }
 
     /// Puts a step on record, if the process lives to see it.
-    fn put(&mut self, b: usize, state: &State, version: u64, next: &Step) -> Put {
+    pub fn put(&mut self, b: usize, state: &State, version: u64, next: &Step) -> Put {
         let odds = self.case.adversary.odds;
         if self.dies(b) {
+            self.forget_last_word(b);
             return Put::Dead;
         }
         let entries: Vec<Entry> = next.entries.iter().map(|it| self.entry(it)).collect();
@@ -385,6 +389,7 @@ impl World {
         self.check_row(state, &row);
         let fails = self.hits(odds.books);
         if fails && self.flip() {
+            self.forget_last_word(b);
             self.log(|| "  the ledger can't be written".to_owned());
             return Put::Failed;
         }
@@ -409,6 +414,9 @@ impl World {
             }
         }
         self.check_record(b, state);
+        if entries.iter().any(|it| matches!(it, Entry::Reserve(_))) {
+            self.check_floor();
+        }
         if fails {
             self.log(|| "  the ledger says that it can't be written, and it was".to_owned());
             return Put::Failed;
@@ -523,190 +531,6 @@ impl World {
         buyer.order = None;
         buyer.run = None;
         buyer.process += 16;
-    }
-
-    /// Purchases that nobody works on are taken up, now and then.
-    pub fn resume_buyers(&mut self) {
-        for b in 0..self.buyers.len() {
-            if self.buyers[b].run.is_none() && self.flip() {
-                let all = self.flip();
-                self.recover(b, all);
-            }
-        }
-    }
-
-    /// What recovery does with one purchase; `all`: also with those given up as undelivered.
-    pub fn recover(&mut self, b: usize, all: bool) {
-        let buyer = &self.buyers[b];
-        if buyer.run.is_some() || buyer.order.is_some() || self.is_broken() {
-            return;
-        }
-        let (account, process) = (buyer.account, buyer.process);
-        let row = &self.books.accounts[account].row;
-        if !matches!(row.status, agent_compute::ledger::Status::Open)
-            && !(row.status == agent_compute::ledger::Status::Undelivered
-                && (all || self.is_reserved(account)))
-        {
-            return;
-        }
-        let mut state = match State::from_row(row) {
-            Ok(state) => state,
-            Err(error) => return self.broke(format!("a state can't be read back: {error}")),
-        };
-        self.log(|| format!("buyer {b} recovers what was {}", state.phase.label()));
-        let mut version = self.books.adopt(account, process);
-        self.buyers[b].heard = Heard::default();
-        match &state.phase {
-            Phase::Requested | Phase::Quoted(_) => {
-                self.buyers[b].run = Some(Run::new(state, version, self.at_ms()));
-                return self.feed(b, Happening::Interrupted);
-            }
-            Phase::Paying(_) | Phase::Unknown { .. } => {
-                if !self.decide_payment(b, &mut state, &mut version) {
-                    return;
-                }
-            }
-            Phase::Locked(_) | Phase::Released { .. } | Phase::Withheld { .. } => {
-                if !self.look_at_lock(b, &mut state, &mut version) {
-                    return;
-                }
-            }
-            _ => {}
-        }
-        let fetches = match &state.phase {
-            Phase::Withheld { .. } => all,
-            Phase::Awaiting { .. }
-            | Phase::Undelivered { .. }
-            | Phase::Locked(_)
-            | Phase::Released { .. } => true,
-            _ => false,
-        };
-        if fetches {
-            self.fetch(b, state, version);
-        } else {
-            self.told_by_record(b, &state);
-        }
-    }
-
-    fn is_reserved(&self, account: usize) -> bool {
-        let money = self.books.accounts[account].money.as_ref();
-        money.is_some_and(|money| money.status.is_open())
-    }
-
-    fn told_by_record(&mut self, b: usize, state: &State) {
-        self.buyers[b].told = match &state.phase {
-            Phase::Delivered { .. } => Some(Ok(())),
-            Phase::Failed { code, .. } => Code::from_word(code).map(Err),
-            _ => self.buyers[b].told,
-        };
-    }
-
-    /// Asks the wallet until it decides, a few times. False: there is nothing to go on with.
-    fn decide_payment(&mut self, b: usize, state: &mut State, version: &mut u64) -> bool {
-        for _ in 0..4 {
-            let Some(found) = self.look_up_of(b, state) else {
-                break;
-            };
-            if !self.apply(b, state, version, &found) {
-                return false;
-            }
-            if !matches!(state.phase, Phase::Paying(_) | Phase::Unknown { .. }) {
-                return true;
-            }
-        }
-        self.apply(b, state, version, &Happening::GiveUpLooking);
-        false
-    }
-
-    fn look_at_lock(&mut self, b: usize, state: &mut State, version: &mut u64) -> bool {
-        for _ in 0..4 {
-            let Some(found) = self.look_up_of(b, state) else {
-                return true;
-            };
-            if !self.apply(b, state, version, &found) {
-                return false;
-            }
-            let counting =
-                |lock: &agent_compute::purchase::lock::Lock| lock.failed > 0 || lock.missing > 0;
-            if !state.phase.lock().is_some_and(counting) {
-                return true;
-            }
-        }
-        true
-    }
-
-    /// A step of recovery: decide and commit, without effects. False: the process ended there.
-    fn apply(
-        &mut self,
-        b: usize,
-        state: &mut State,
-        version: &mut u64,
-        happening: &Happening,
-    ) -> bool {
-        let Some((_, next)) = self.decide(b, state, happening) else {
-            return false;
-        };
-        if !next.save {
-            return true;
-        }
-        let reserves = |it: &Booking| matches!(it, Booking::Reserve { .. });
-        if next.entries.iter().any(reserves) {
-            self.broke("recovery sets money aside");
-            return false;
-        }
-        match self.put(b, state, *version, &next) {
-            Put::Done => {
-                *version += 1;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    fn fetch(&mut self, b: usize, mut state: State, version: u64) {
-        state.stream = agent_compute::purchase::assembly::Assembly::default();
-        state.shown = 0;
-        let given_up = matches!(
-            state.phase,
-            Phase::Undelivered { .. } | Phase::Withheld { .. }
-        ) || state.terms.deadline <= self.wall();
-        let mut run = Run::new(state, version, self.at_ms() + 10_000);
-        run.resumed = true;
-        run.stored_only = given_up;
-        let stored = self.wire.said_to_buyers.clone();
-        run.stored_left = stored.len();
-        self.wire.to_buyers[b] = stored;
-        self.buyers[b].run = Some(run);
-        self.feed(b, Happening::Resumed);
-        if given_up && self.wire.said_to_buyers.is_empty() {
-            self.feed(b, Happening::Deadline);
-        }
-    }
-
-    /// In a calm world each run ends in a bounded number of happenings.
-    pub fn finish_runs(&mut self) {
-        for b in 0..self.buyers.len() {
-            for _ in 0..1_500 {
-                if self.buyers[b].run.is_none() || self.wire.to_buyers[b].is_empty() {
-                    break;
-                }
-                self.hear_buyer();
-            }
-            for _ in 0..12 {
-                self.serve_buyer();
-            }
-            for happening in [
-                Happening::NoWholeText,
-                Happening::Deadline,
-                Happening::GiveUpLooking,
-                Happening::Deadline,
-            ] {
-                self.feed(b, happening);
-            }
-            if self.buyers[b].run.is_some() && !self.is_broken() {
-                self.broke("a run does not end, though its time is up");
-            }
-        }
     }
 
     /// The hash that this purchase pays or would pay to, if it has a quote.

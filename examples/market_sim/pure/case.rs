@@ -61,7 +61,7 @@ pub enum Answers {
     /// An error.
     Fails,
     /// An error, and then a result.
-    FailsThenAnswers,
+    FailsAtFirst,
     /// Pieces without end.
     Endless,
     /// The result before there is any money.
@@ -109,6 +109,8 @@ pub struct Odds {
     pub clock: u32,
     /// The owner stops the purchase.
     pub stop: u32,
+    /// The owner says what became of a payment, and is right.
+    pub owner: u32,
     /// The backend fails.
     pub backend: u32,
 }
@@ -152,6 +154,7 @@ const CALM: Odds = Odds {
     books: 0,
     clock: 0,
     stop: 0,
+    owner: 0,
     backend: 0,
 };
 
@@ -206,6 +209,7 @@ const STORM: Odds = Odds {
     books: 15,
     clock: 15,
     stop: 8,
+    owner: 20,
     backend: 50,
 };
 
@@ -254,7 +258,7 @@ pub const ADVERSARIES: &[Adversary] = &[
     rogue(
         "error_then_result",
         Quotes::Fair,
-        Answers::FailsThenAnswers,
+        Answers::FailsAtFirst,
         false,
     ),
     rogue("early_result", Quotes::Fair, Answers::Early, true),
@@ -378,6 +382,7 @@ pub const ADVERSARIES: &[Adversary] = &[
         Odds {
             stop: 60,
             kill_buyer: 20,
+            owner: 300,
             ..CALM
         },
         false,
@@ -411,7 +416,7 @@ pub const ADVERSARIES: &[Adversary] = &[
         ..rogue(
             "storm_and_turncoat",
             Quotes::Fair,
-            Answers::FailsThenAnswers,
+            Answers::FailsAtFirst,
             true,
         )
     },

@@ -11,7 +11,7 @@ use agent_compute::purchase::step::Now;
 use agent_compute::units::{Msat, Network, UnixSecs};
 
 use super::bank::{Facts, Flight, Party};
-use super::evidence::Heard;
+use super::evidence::{Heard, Proof};
 use super::world::{LISTED, World};
 
 /// A state as a restart finds it: without what is not on record.
@@ -80,14 +80,15 @@ impl World {
         }
         self.check_pay(before, after, step, now);
         self.check_entries(b, before, happening, step, now);
-        self.check_secret(b, before, after, step);
+        self.check_secret(b, before, after, happening, step);
         let ordered = self.buyers[b].order.is_some();
+        self.buyers[b].proof_before = self.buyers[b].proof;
         self.buyers[b]
             .proof
             .hear(happening, before, now.at, ordered);
         if step.effects.contains(&Effect::Pay) {
             // From here on, so is the order; the driver gives it once this is on record.
-            self.buyers[b].proof = Default::default();
+            self.buyers[b].proof = Proof::default();
         }
         self.check_fair_quote(before, after, happening, now);
     }
@@ -143,7 +144,13 @@ impl World {
                 Booking::Plain(Entry::Settle { price, fee }) => {
                     let payment = hash.and_then(|hash| self.bank.payments.get(&hash));
                     let truth = payment.map(|it| (it.flight, it.amount, it.fee));
-                    if truth != Some((Flight::Settled, *price, *fee)) {
+                    let by_owner = matches!(happening, Happening::Resolved { paid: true });
+                    let fee = if by_owner {
+                        payment.map_or(*fee, |it| it.fee)
+                    } else {
+                        *fee
+                    };
+                    if truth != Some((Flight::Settled, *price, fee)) {
                         self.broke(format!(
                             "booked {price} and {fee}, and the bank has {truth:?}"
                         ));
@@ -174,7 +181,14 @@ impl World {
     }
 
     /// The preimage is let go with a complete result on record, and for nothing else.
-    fn check_secret(&mut self, b: usize, before: &State, after: &State, step: &Step) {
+    fn check_secret(
+        &mut self,
+        b: usize,
+        before: &State,
+        after: &State,
+        happening: &Happening,
+        step: &Step,
+    ) {
         let said: Vec<String> = step
             .effects
             .iter()
@@ -183,7 +197,20 @@ impl World {
                 _ => None,
             })
             .collect();
-        if !said.iter().any(|said| secret_is_in(said, after)) {
+        let lets_go = said.iter().any(|said| secret_is_in(said, after));
+        let is_released = matches!(after.phase, Phase::Released { .. });
+        let was_released = matches!(before.phase, Phase::Released { .. });
+        let says_again = matches!(happening, Happening::Resumed | Happening::SayAgain);
+        if is_released && (!was_released || says_again) && !lets_go {
+            self.broke("a provider that has delivered is not told what it may claim with");
+        }
+        if let Some(settled) = after.phase.settled()
+            && let Some(preimage) = settled.preimage
+            && Self::hash_of(before).is_some_and(|(hash, _)| hash != preimage.payment_hash())
+        {
+            self.broke("a proof of payment that proves nothing");
+        }
+        if !lets_go {
             return;
         }
         let Phase::Released { text, .. } = &after.phase else {
@@ -192,7 +219,7 @@ impl World {
                 after.phase.label()
             ));
         };
-        if matches!(before.phase, Phase::Released { .. }) {
+        if was_released {
             return;
         }
         if !step.save {
@@ -264,7 +291,14 @@ impl World {
         let day = usage.spent_today.saturating_add(usage.reserved);
         let tick = usage.tick_spent.saturating_add(usage.tick_reserved);
         let overruns = self.case.adversary.odds.overrun > 0;
-        if !overruns && (day > limits.daily || tick > limits.per_tick) {
+        let counts = |is: Is| is.is_open() || is == Is::Settled;
+        let mut monies = self
+            .books
+            .accounts
+            .iter()
+            .filter_map(|it| it.money.as_ref());
+        let is_ours = monies.any(|money| counts(money.status));
+        if is_ours && !overruns && (day > limits.daily || tick > limits.per_tick) {
             self.broke(format!("limits are exceeded: {usage:?} of {limits:?}"));
         }
         if let Some(receipt) = state.receipt() {
@@ -377,7 +411,33 @@ impl World {
                 self.broke(format!("no way on from {}", account.row.label));
             }
         }
+        let has = self.bank.balance(Party::Buyer).get();
+        let spent = self
+            .books
+            .accounts
+            .iter()
+            .filter_map(|it| it.money.as_ref());
+        let spent: u64 = spent.map(|money| money.spent.get()).sum();
+        if has + spent != self.began_with && !self.owner_decided {
+            self.broke(format!(
+                "the ledger says {spent} msat are spent, and {has} are left"
+            ));
+        }
         self.check_shop_end();
+    }
+
+    /// What must stay in the wallet stays there, whatever is set aside comes to be paid.
+    pub fn check_floor(&mut self) {
+        let floor = self.books.limits.floor;
+        let yet_to_leave = self.books.accounts.iter().filter_map(|it| {
+            let money = it.money.as_ref().filter(|money| money.status.is_open())?;
+            let is_there = self.bank.flight(&money.hash).is_none();
+            is_there.then(|| money.set_aside().get())
+        });
+        let needed: u64 = yet_to_leave.sum::<u64>() + floor.get();
+        if !floor.is_zero() && self.bank.balance(Party::Buyer).get() < needed {
+            self.broke("less would stay in the wallet than the owner wants to");
+        }
     }
 }
 

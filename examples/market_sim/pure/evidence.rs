@@ -176,6 +176,19 @@ fn is_long_ago(state: &State, now: UnixSecs) -> bool {
 }
 
 impl World {
+    /// What the wallet said last never got on record, and nobody remembers it. Not even the most confused
+    /// wallet takes that for an occasion to be wrong once more.
+    pub fn forget_last_word(&mut self, b: usize) {
+        let buyer = &mut self.buyers[b];
+        buyer.proof = buyer.proof_before;
+        let was_wrong = buyer.proof.failed > 0;
+        let money = self.books.accounts[buyer.account].money.as_ref();
+        let payment = money.and_then(|money| self.bank.payments.get_mut(&money.hash));
+        if let Some(payment) = payment {
+            payment.misread |= was_wrong;
+        }
+    }
+
     /// Writes down what a buyer is about to hear, as far as it can count.
     pub fn hear_evidence(&mut self, b: usize, before: &State, happening: &Happening) {
         if let Happening::Message { from, message } = happening

@@ -23,6 +23,7 @@ pub mod case;
 mod checks;
 mod evidence;
 mod pest;
+mod recover;
 mod rogue;
 mod shop;
 mod wallet;

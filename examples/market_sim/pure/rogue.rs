@@ -341,7 +341,7 @@ impl World {
                 vec![piece(None, "It was", false), piece(None, " of times", true)]
             }
             Answers::Fails => vec![error(), whole("Error: no model")],
-            Answers::FailsThenAnswers => {
+            Answers::FailsAtFirst => {
                 let mut all = vec![error()];
                 all.extend(told(&job_id, TEXT));
                 all

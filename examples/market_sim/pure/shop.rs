@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use agent_compute::ids::{JobId, PaymentHash, Preimage};
 use agent_compute::protocol::Price;
-use agent_compute::protocol::message::{AgentMessage, Invoice, JobError, JobResult, StreamChunk};
+use agent_compute::protocol::message::{
+    AgentMessage, Invoice, JobError, JobRequest, JobResult, StreamChunk,
+};
 use agent_compute::provider::job::{JobState, JobStep, MAX_ATTEMPTS};
 use agent_compute::provider::pricing::{self, Standing};
 use agent_compute::units::{Msat, Network, UnixSecs};
@@ -42,6 +44,8 @@ pub struct Job {
     /// Whether the wallet was told to settle, or to give back.
     settles: bool,
     cancels: bool,
+    /// Whether its money was seen, paid or held.
+    funded: bool,
 }
 
 /// All of it but `is_up` is on disk.
@@ -162,12 +166,7 @@ impl World {
         }
     }
 
-    fn quote(
-        &mut self,
-        customer: PublicKey,
-        id: EventId,
-        request: &agent_compute::protocol::message::JobRequest,
-    ) {
+    fn quote(&mut self, customer: PublicKey, id: EventId, request: &JobRequest) {
         let now = self.true_now();
         let Some(shop) = self.shop() else { return };
         if shop.jobs.contains_key(&id) {
@@ -201,6 +200,7 @@ impl World {
                 return self.answer(id, AgentMessage::JobError(no));
             }
         };
+        self.check_quote(request, &quote, standing);
         let own = Preimage::from_bytes(self.bytes());
         let hash = quote.escrow.unwrap_or_else(|| own.payment_hash());
         let facts = Facts {
@@ -239,6 +239,7 @@ impl World {
             published: false,
             settles: false,
             cancels: false,
+            funded: false,
         };
         if let Some(shop) = self.shop() {
             shop.hashes.insert(hash);
@@ -262,6 +263,7 @@ impl World {
             )
         });
         self.job(id).state = after;
+        self.job(id).funded |= matches!(step, JobStep::Settled | JobStep::Locked);
         let hash = self.job(id).hash;
         let stand = self.bank.bills.get(&hash).map(|bill| bill.stand);
         let funded = matches!(stand, Some(Stand::Held { .. } | Stand::Settled));
@@ -321,6 +323,7 @@ impl World {
             return;
         }
         let id = ids[self.below(ids.len())];
+        self.check_ways(id);
         let state = self.job(id).state;
         match state {
             JobState::Quoted if self.hits(50) => {
@@ -434,6 +437,57 @@ impl World {
             }
         }
         self.step_job(id, JobStep::Published);
+    }
+
+    /// A quote is what was asked for, and nobody gets on credit what it does not deserve.
+    fn check_quote(&mut self, request: &JobRequest, quote: &pricing::Quote, standing: Standing) {
+        let asked = request
+            .payment_hash
+            .as_ref()
+            .and_then(|hash| hash.parse().ok());
+        if quote.price != LISTED || quote.escrow != asked {
+            self.broke(format!("{quote:?} is no answer to what was asked"));
+        }
+        if asked.is_some() && standing.kept * 10 > standing.released {
+            self.broke(format!("escrow for a customer of {standing:?}"));
+        }
+    }
+
+    /// What the diagram would allow now, held against the bank: whatever the shop does next.
+    pub fn check_ways(&mut self, id: EventId) {
+        let job = self.job(id).clone();
+        let stand = self.bank.bills.get(&job.hash).map(|bill| bill.stand);
+        let is_there = matches!(stand, Some(Stand::Held { .. } | Stand::Settled));
+        let may = |step: JobStep| job.state.after(step).is_some();
+        let broken = [
+            (
+                may(JobStep::Started) && !job.funded,
+                "work could begin that nobody paid for",
+            ),
+            (
+                may(JobStep::Released) && job.text.is_empty(),
+                "a claim could precede the result",
+            ),
+            (
+                job.funded && (may(JobStep::Lapsed) || may(JobStep::Withdrawn)),
+                "a job that was paid could be forgotten",
+            ),
+            (
+                job.settles && may(JobStep::Undone),
+                "what is claimed could be given back",
+            ),
+            (
+                job.cancels && may(JobStep::Released),
+                "what is given back could be claimed",
+            ),
+            (
+                is_there && !job.funded && !(may(JobStep::Settled) && may(JobStep::Locked)),
+                "money that came could not be served",
+            ),
+        ];
+        for (_, what) in broken.iter().filter(|(broken, _)| *broken) {
+            self.broke(format!("{what}: the job is {}", job.state));
+        }
     }
 
     /// In the end nothing that was paid or held is left undecided.

@@ -60,6 +60,9 @@ pub struct World {
     /// Whether "no such payment" is proof with this wallet, and whether its fee quotes bind.
     pub authoritative: bool,
     pub binding: bool,
+    /// What the buyers had at first, and whether the owner's word stands for the wallet's.
+    pub began_with: u64,
+    pub owner_decided: bool,
     /// Nothing goes wrong any more.
     pub calm: bool,
     /// Steps that purchase machines took.
@@ -88,8 +91,11 @@ impl World {
         };
         let now = UnixSecs::new(at_ms / 1_000);
         let binding = rng.random();
+        let began_with = rng.random_range(5_000..500_000);
         let mut world = Self {
-            bank: Bank::new(rng.random_range(5_000..500_000), 200_000),
+            bank: Bank::new(began_with, 200_000),
+            began_with,
+            owner_decided: false,
             books: Books::new(
                 limits(case.setting, binding, &mut rng),
                 others(&mut rng),
@@ -188,6 +194,10 @@ impl World {
         if self.hits(odds.stop) {
             let buyer = self.below(self.buyers.len());
             self.stop_buyer(buyer);
+        }
+        if self.hits(odds.owner) {
+            let buyer = self.below(self.buyers.len());
+            self.decide_for_wallet(buyer);
         }
         if self.hits(20) {
             let far = [10_000, 60_000, 130_000, 700_000, 8_000_000][self.below(5)];

@@ -25,6 +25,8 @@ pub struct Shop {
     pub seller: Seller,
     pub price: u64,
     pub escrow: bool,
+    /// Whether the relay keeps something from the buyer.
+    pub rough: bool,
     /// The jobs that wait for their money.
     quoted: Vec<Quoted>,
     /// The jobs in escrow whose money waits for the buyer's preimage.
@@ -51,6 +53,7 @@ pub struct Terms {
     pub price: u64,
     pub escrow: bool,
     pub sealed: bool,
+    pub rough: bool,
 }
 
 impl Shop {
@@ -63,6 +66,7 @@ impl Shop {
             seller: terms.seller,
             price: terms.price,
             escrow: terms.escrow,
+            rough: terms.rough,
             quoted: Vec::new(),
             claims: Vec::new(),
             asked: 0,

@@ -153,13 +153,16 @@ fn paid(state: &mut State, preimage: Option<Preimage>, fee: Msat) -> Step {
             Step::saved().then(Effect::Finish(Finish::Delivered))
         }
         // Nobody had the preimage from us. It is paid all the same, and what is paid is booked.
-        Phase::Withheld { reason, .. } => {
+        Phase::Withheld {
+            reason, spoiled, ..
+        } => {
             let settled = settled(told);
-            let message = undelivered_message(&settled, &reason);
+            let message = undelivered_message(&settled, &reason, spoiled);
             state.phase = Phase::Undelivered {
                 quote: lock.quote,
                 settled,
                 reason,
+                spoiled,
             };
             Step::saved().then(undelivered(message))
         }
@@ -245,7 +248,9 @@ pub(super) fn answered(state: &mut State, answer: Answer, now: Now) -> Step {
             release(state, text, now)
         }
         (Phase::Locked(_), Answer::Text(_)) => withhold(state, "its result is empty"),
-        (Phase::Locked(_), Answer::Failure(said)) => withhold(state, &said),
+        (Phase::Locked(_), Answer::Failure(said) | Answer::TakenBack(said)) => {
+            withhold(state, &said)
+        }
         _ => Step::ignored(),
     }
 }

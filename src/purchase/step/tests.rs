@@ -491,6 +491,47 @@ fn pieces_are_shown_once_and_in_order() {
 }
 
 #[test]
+fn a_text_that_was_taken_back_is_delivered_by_no_recovery() {
+    let paid_before = |first: bool| {
+        let mut s = paying();
+        if first {
+            step(&mut s, paid(), now());
+        }
+        let pieces = piece(&s, Some(0), "Paris", true);
+        step(&mut s, pieces, now());
+        let other = result(&s, "London");
+        step(&mut s, other, now());
+        if !first {
+            step(&mut s, paid(), now());
+        }
+        s
+    };
+    let mut given_up = paying();
+    step(&mut given_up, paid(), now());
+    step(&mut given_up, Happening::Deadline, now());
+    for words in [
+        piece(&given_up, Some(0), "Paris", true),
+        result(&given_up, "London"),
+    ] {
+        step(&mut given_up, words, now());
+    }
+    for s in [paid_before(true), paid_before(false), given_up] {
+        let mut s = State::from_row(&s.to_row().unwrap()).unwrap();
+        assert!(matches!(s.phase, Phase::Undelivered { spoiled: true, .. }));
+        s.stream = crate::purchase::assembly::Assembly::default();
+        for happening in [
+            result(&s, "London"),
+            piece(&s, Some(0), "Paris", true),
+            Happening::NoWholeText,
+        ] {
+            assert!(step(&mut s, happening, now()).effects.is_empty());
+        }
+        let ended = step(&mut s, Happening::Deadline, now());
+        assert_eq!(failed_with(&ended), Some(Code::Undelivered));
+    }
+}
+
+#[test]
 fn a_whole_text_that_contradicts_its_numbered_stream_is_no_result() {
     let mut s = paying();
     step(&mut s, paid(), now());
