@@ -3,6 +3,7 @@
 
 mod causes;
 mod chance;
+mod crowd;
 mod cut_off;
 mod escrow;
 mod patience;
