@@ -37,7 +37,7 @@ pub enum Seller {
     Trap,
     /// Lists a feature that it has not.
     LyingListing,
-    /// Lists a price above what the owner allows.
+    /// Lists a price above what the owner allows, or none, and asks for more than that.
     OverLimit,
     /// Never answers.
     GhostBefore,
