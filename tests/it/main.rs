@@ -31,5 +31,6 @@ mod races;
 mod record;
 mod relay;
 mod snapshots;
+mod soak;
 mod stage;
 mod wallet;
