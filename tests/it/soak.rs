@@ -2,7 +2,7 @@
 //! last than for the first, and the books still tell one story.
 //!
 //! A provider and a customer live all along, and customers come for one purchase each; some of these are
-//! killed. The relay dies and comes back, the wire loses chunks, wallets have faults. `SOAK_JOBS=10000` makes
+//! killed. One of two relays dies and comes back, the wire to the other loses chunks, wallets have faults. `SOAK_JOBS=10000` makes
 //! it long: `SOAK_JOBS=10000 cargo test --release --test it soak -- --nocapture`.
 
 mod customer;
@@ -108,7 +108,7 @@ impl Course {
 }
 
 /// Customers that come for one purchase each, and a relay that dies now and then, until told to stop.
-fn come_and_go(world: &mut World, enough: &AtomicBool, faults: u64) {
+fn come_and_go(world: &World, mortal: &mut World, enough: &AtomicBool, deaths: u64) {
     let mut moments = Moments::of("soak");
     let mut killed = 0;
     for round in 0u64.. {
@@ -117,6 +117,7 @@ fn come_and_go(world: &mut World, enough: &AtomicBool, faults: u64) {
         }
         let words = ["--json", "--prompt", "a cold one", "--timeout", "20"];
         let mut buy = world.customer("passers-by", &words);
+        buy.args(["--relay", &mortal.relay]);
         buy.args((round % 2 == 0).then_some("--htlc"));
         buy.args((round % 3 == 0).then_some("--plaintext"));
         let mut buying = Running::start(buy.stderr(Stdio::null()));
@@ -127,8 +128,8 @@ fn come_and_go(world: &mut World, enough: &AtomicBool, faults: u64) {
         } else {
             buying.exit_code();
         }
-        if round < faults {
-            world.restart_relay();
+        if round < deaths {
+            mortal.restart_relay();
         }
     }
     println!("{killed} passers-by were killed");
@@ -172,23 +173,22 @@ async fn both_programs_take_no_more_for_the_last_job_than_for_the_first() {
         return;
     }
     let jobs = number("SOAK_JOBS").unwrap_or(USUALLY);
-    let mut world = World::new();
+    // One relay lives and remembers; the other one dies, and comes back with nothing.
+    let (world, mut mortal) = (World::new(), World::new());
     let limits = "[runway]\ndaily_limit_sats = 99000\nper_tick_limit_sats = 99000\n";
     for home in ["agent", "passers-by"] {
         world.config(home, limits);
     }
     world.config("seller", "[provider]\nprice_msats = 1000\n");
-    let mut sell = world.bare_provider("seller", &["--relay", &world.relay, "--json"]);
-    sell.args([
-        "--backend",
-        "echo",
-        "--wallet",
-        "sim",
-        "--create-channel",
-        "--stream",
-    ]);
-    // A line an event: nobody needs them.
-    let seller = tokio::task::block_in_place(|| customer::Quiet::start(&mut sell, "ready"));
+    let relays = [&world.relay, &mortal.relay].map(|url| format!("--relay={url}"));
+    let sell = || {
+        let mut sell = world.bare_provider("seller", &["--json"]);
+        sell.args(&relays)
+            .args(["--wallet", "sim", "--backend", "echo"]);
+        sell.args(["--create-channel", "--stream"]);
+        tokio::task::block_in_place(|| customer::Quiet::start(&mut sell, "ready"))
+    };
+    let seller = sell();
     let cold = |world: &World| {
         time_of(|| {
             let args = ["--prompt", "how long does it take?"];
@@ -197,21 +197,20 @@ async fn both_programs_take_no_more_for_the_last_job_than_for_the_first() {
     };
     let first = (0..3).map(|_| cold(&world)).min().unwrap();
     let wire = Wire::start(&world.relay).await;
-    let mut agent = customer::Agent::start(&world, &wire.url);
+    let mut agent = customer::Agent::start(&world, &[&wire.url, &mortal.relay]);
     let (mut selling, mut buying) = (Course::of("provider"), Course::of("customer"));
 
     let batches = 8;
-    let faults = (jobs / 120).clamp(1, 12);
+    let deaths = (jobs / 240).clamp(1, 12);
     let mut asked = 0;
-    for batch in 0..=batches {
+    for _ in 0..=batches {
         // The first fills what is filled once.
         let many = jobs / (batches + 1);
         let enough = AtomicBool::new(false);
         tokio::task::block_in_place(|| {
             std::thread::scope(|threads| {
-                let faults = if batch == batches { 0 } else { faults };
-                let (world, enough) = (&mut world, &enough);
-                threads.spawn(move || come_and_go(world, enough, faults));
+                let (world, mortal, enough) = (&world, &mut mortal, &enough);
+                threads.spawn(move || come_and_go(world, mortal, enough, deaths));
                 agent.buy(many);
                 enough.store(true, Ordering::Relaxed);
             });
@@ -242,11 +241,7 @@ async fn both_programs_take_no_more_for_the_last_job_than_for_the_first() {
     let last = (0..3).map(|_| cold(&world)).min().unwrap();
     println!("a cold purchase took {first:?} at first, {last:?} with {bought} jobs on file");
     drop(seller);
-    let restart = time_of(|| {
-        let mut sell = world.bare_provider("seller", &["--relay", &world.relay, "--json"]);
-        sell.args(["--backend", "echo", "--wallet", "sim", "--create-channel"]);
-        drop(customer::Quiet::start(&mut sell, "ready"));
-    });
+    let restart = time_of(|| drop(sell()));
     let recover = time_of(|| {
         run(&mut world.customer("agent", &["--json", "recover"])).expect(0);
     });

@@ -16,7 +16,7 @@ use futures_util::{StreamExt, stream};
 use super::TEXT;
 use crate::harness::World;
 
-/// What the child is told by its environment: home, bank and relay.
+/// What the child is told by its environment: home, bank and relays.
 const PLACE: &str = "AGENT_COMPUTE_TEST_SOAK";
 
 /// Purchases at once.
@@ -56,11 +56,11 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) fn start(world: &World, relay: &str) -> Self {
+    pub(super) fn start(world: &World, relays: &[&str]) -> Self {
         let place = [
             world.home("agent").into_os_string().into_string().unwrap(),
             world.bank().into_os_string().into_string().unwrap(),
-            relay.to_owned(),
+            relays.join(","),
         ];
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "soak::customer::child_that_buys_as_it_is_told"])
@@ -103,7 +103,8 @@ impl Agent {
 struct Clients(Vec<(Option<Fault>, ComputeClient)>);
 
 impl Clients {
-    async fn open(home: &str, bank: &str, relay: &str) -> Self {
+    async fn open(home: &str, bank: &str, relays: &str) -> Self {
+        let relays: Vec<String> = relays.split(',').map(str::to_owned).collect();
         let home = Home::at(home);
         home.make_folder(Role::Customer).unwrap();
         let (identity, _) = keystore::open_or_create(&home.identity_file(Role::Customer)).unwrap();
@@ -121,7 +122,9 @@ impl Clients {
             };
             let bank = PathBuf::from(bank);
             let wallet = SimWallet::open(&bank, identity.public_key(), options).unwrap();
-            let builder = ComputeClient::builder().home(home.clone()).relays(relay);
+            let builder = ComputeClient::builder()
+                .home(home.clone())
+                .relays(relays.clone());
             let builder = builder.wallet(Arc::new(wallet));
             clients.push((fault, builder.build().await.unwrap()));
         }
