@@ -204,18 +204,25 @@ impl Stored {
 /// # Errors
 /// If the file can't be read, or is not one that this version understands.
 pub fn load(path: &Path) -> Result<Option<Stored>, IdentityError> {
-    let Some(bytes) = read_bytes(path)? else {
-        return Ok(None);
-    };
-    let content = envelope::decode(&bytes.0).map_err(|problem| IdentityError::Malformed {
+    let bytes = read_bytes(path)?;
+    bytes.map(|bytes| read(path, &bytes.0)).transpose()
+}
+
+/// What `bytes` hold, which are, or would be, the file at `path`.
+///
+/// # Errors
+/// If they are not what this version understands.
+#[doc(hidden)]
+pub fn read(path: &Path, bytes: &[u8]) -> Result<Stored, IdentityError> {
+    let content = envelope::decode(bytes).map_err(|problem| IdentityError::Malformed {
         path: path.to_owned(),
         problem,
     })?;
-    Ok(Some(Stored {
+    Ok(Stored {
         path: path.to_owned(),
-        digest: digest(&bytes.0),
+        digest: digest(bytes),
         content,
-    }))
+    })
 }
 
 /// The identity in the file at `path`, made now from the randomness of the operating system if there

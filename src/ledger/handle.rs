@@ -16,6 +16,7 @@ use super::{
     PurchaseRecord, Scope, StateRow,
 };
 use crate::clock::Clock;
+use crate::crash::{self, Point};
 use crate::disk::SameFiles;
 use crate::ids::{PaymentHash, PurchaseId, WalletId};
 use crate::protocol::record::Record;
@@ -148,11 +149,11 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::KeyConflict`]; [`LedgerError::Illegal`] if the id is taken.
     pub async fn open_purchase(&self, new: NewPurchase) -> Result<Opened, LedgerError> {
-        self.write(move |db, handle, owner| {
+        let open = self.write(move |db, handle, owner| {
             owner.room().keep().map_err(|error| no_room(&error))?;
             store::open_purchase(db, &handle.clock, owner.id(), &new)
-        })
-        .await
+        });
+        crash::around(Point::CustomerOpen, open).await
     }
 
     /// Applies `entries` in order and writes `state`, all or nothing, and gives the new version.
@@ -469,12 +470,14 @@ impl Paths {
         builder.recursive(true);
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        crash::before(Point::LedgerCreate);
         builder.create(&self.owners)?;
         match owner::private(OpenOptions::new().write(true).create_new(true)).open(&self.file) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             Err(_) => self.keep_private(),
             Ok(_) => self.keep_findable(),
         }
+        crash::after(Point::LedgerCreate);
         OwnerLock::acquire(&self.owners)
     }
 

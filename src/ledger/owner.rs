@@ -14,6 +14,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use crate::crash::{self, Point};
 use crate::disk::Room;
 
 /// How many other owners' files one opening looks at.
@@ -41,8 +42,10 @@ impl OwnerLock {
             let id = random_id();
             let path = lock_path(folder, &id);
             let file = private(OpenOptions::new().write(true).create_new(true)).open(&path)?;
+            crash::before(Point::LedgerOwner);
             match file.try_lock() {
                 Ok(()) if path.exists() => {
+                    crash::after(Point::LedgerOwner);
                     let room = Room::in_file(file.try_clone()?, MARK_BYTES as u64);
                     return Ok(Self {
                         id,

@@ -13,6 +13,7 @@ use super::job::{Address, Job, JobState, JobStep, MAX_ATTEMPTS};
 use super::pricing::{Quote, Refusal};
 use super::store::{Finish, JobStore, Seller, StoreError, Unsent};
 use super::work::Workshop;
+use crate::crash::{self, Point};
 use crate::ids::PaymentHash;
 use crate::protocol::message::{AgentMessage, Invoice, JobAccepted};
 use crate::relay::{RelayError, Subscription};
@@ -163,7 +164,8 @@ impl Shop {
             resumed: false,
         };
         // An invoice without a record is never sent, so nobody can pay it.
-        match self.store.insert(&job, &self.seller, self.now()).await {
+        let inserted = self.store.insert(&job, &self.seller, self.now());
+        match crash::around(Point::ProviderQuote, inserted).await {
             Ok(()) => Outcome::Quoted(Box::new(job)),
             // Served before, or its job id or hash is another job's: nothing to say, since any answer
             // would bear that other job's name.
@@ -191,7 +193,8 @@ impl Shop {
             hold: quote.escrow,
             description: format!("agent-compute {}", address.job_id()),
         };
-        let invoice = answer(wallet.invoice(request)).await?;
+        let invoice = answer(wallet.invoice(request));
+        let invoice = crash::around(Point::ProviderInvoice, invoice).await?;
         if invoice.amount != quote.price {
             let asks = invoice.amount;
             return Err(WalletError::Refused(format!("its invoice asks for {asks}")));
@@ -212,8 +215,9 @@ impl Shop {
         address: Address,
         invoice: Invoice,
     ) -> Outcome {
-        self.say(address, &AgentMessage::Invoice(invoice), INVOICE_PATIENCE)
-            .await;
+        let message = AgentMessage::Invoice(invoice);
+        let said = self.say(address, &message, INVOICE_PATIENCE);
+        crash::around(Point::ProviderInvoiceSaid, said).await;
         Outcome::Nothing
     }
 
@@ -232,7 +236,9 @@ impl Shop {
         let voice = &self.workshop.voice;
         match voice.refusal(address, &refusal) {
             Ok(event) => {
-                if let Err(trouble) = voice.publish(&event).await {
+                let published = voice.publish(&event);
+                let published = crash::around(Point::ProviderRefusalSaid, published);
+                if let Err(trouble) = published.await {
                     tracing::debug!(job_id = %address.job_id(), %trouble, "a refusal was not sent");
                 }
             }
@@ -249,7 +255,7 @@ impl Shop {
         position: u32,
     ) -> Outcome {
         let funded = self.store.fund(address.request, held_until, self.now());
-        if let Err(error) = funded.await {
+        if let Err(error) = crash::around(Point::ProviderFunded, funded).await {
             // Its end is, and that says so too.
             tracing::error!(job_id = %address.job_id(), %error, "a payment is not on record");
         }
@@ -262,7 +268,8 @@ impl Shop {
             job_id: address.job_id(),
             queue_position: position,
         });
-        self.say(address, &message, Duration::ZERO).await;
+        let said = self.say(address, &message, Duration::ZERO);
+        crash::around(Point::ProviderPositionSaid, said).await;
         Outcome::Nothing
     }
 
@@ -303,7 +310,9 @@ impl Shop {
         hash: Option<PaymentHash>,
     ) -> Outcome {
         let done = match (&self.wallet, hash) {
-            (Some(wallet), Some(hash)) => answer(wallet.cancel(hash)).await,
+            (Some(wallet), Some(hash)) => {
+                crash::around(Point::ProviderQuoteCancel, answer(wallet.cancel(hash))).await
+            }
             _ => Ok(()),
         };
         Outcome::Cancelled(request, done)
@@ -315,7 +324,8 @@ impl Shop {
         request: EventId,
         why: &'static [JobStep],
     ) -> Outcome {
-        if let Err(error) = self.store.step(request, why, self.now()).await {
+        let closed = self.store.step(request, why, self.now());
+        if let Err(error) = crash::around(Point::ProviderClosed, closed).await {
             tracing::warn!(%request, %error, "the end of a quote is not on record");
         }
         Outcome::Nothing
@@ -359,7 +369,12 @@ impl Shop {
         let request = job.address.request;
         let (held_until, now) = (job.held_until, self.now());
         let finished = self.store.finish(request, held_until, finish.clone(), now);
-        let recorded = match finished.await {
+        let point = match (&finish.error, held_until) {
+            (None, _) => Point::ProviderResult,
+            (Some(_), None) => Point::ProviderFailed,
+            (Some(_), Some(_)) => Point::ProviderReturning,
+        };
+        let recorded = match crash::around(point, finished).await {
             Ok(_) => Recorded::Done,
             Err(error) => {
                 // The customer paid, so it is told all the same.
@@ -432,7 +447,7 @@ impl Shop {
     async fn begun(&self, job: &Job) {
         let request = job.address.request;
         let started = self.store.start(request, job.held_until, self.now());
-        if let Err(error) = started.await {
+        if let Err(error) = crash::around(Point::ProviderBegin, started).await {
             tracing::error!(job_id = %job.address.job_id(), %error, "a start is not on record");
         }
     }
@@ -456,14 +471,21 @@ impl Shop {
             self.finish.cancelled().await;
             tokio::time::sleep(LEAVING_PATIENCE).await;
         };
+        let (saying, recording) = match what.is_result {
+            true => (Point::ProviderResultSaid, Point::ProviderDelivered),
+            false => (Point::ProviderFailureSaid, Point::ProviderTold),
+        };
         let publish = async {
             tokio::select! {
-                told = self.publish(&what.messages) => told,
+                told = crash::around(saying, self.publish(&what.messages)) => told,
                 () = leaving => Err(RelayError::Closed),
             }
         };
         let (told, ()) = tokio::join!(publish, record);
-        let write = || self.store.step(request, &[JobStep::Published], self.now());
+        let write = || {
+            let step = self.store.step(request, &[JobStep::Published], self.now());
+            crash::around(recording, step)
+        };
         if told.is_ok()
             && let Err(error) = self.insist_on_record("a delivery", request, write).await
         {

@@ -35,6 +35,7 @@ use self::rows::{
 pub use self::streamed::Streamed;
 use self::writer::Writer;
 use super::job::{Address, Job, JobState, JobStep};
+use crate::crash::{self, Point};
 use crate::error::{Code, Error};
 use crate::ids::{JobId, PaymentHash};
 use crate::look::beside;
@@ -229,7 +230,10 @@ impl JobStore {
             Error::new(Code::Ledger, format!("the job store {store}: {why}"))
         };
         let file = open_private(&path).map_err(|error| trouble(&error))?;
-        match file.try_lock() {
+        crash::before(Point::StoreLock);
+        let locked = file.try_lock();
+        crash::after(Point::StoreLock);
+        match locked {
             Ok(()) => {
                 // Of a seller that was killed: there may be no room until then.
                 let _ = file.set_len(0);

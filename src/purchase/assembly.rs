@@ -46,24 +46,32 @@ pub enum Whole {
 impl Assembly {
     /// Takes a piece; `seq` is its number from 0 if it has one.
     pub fn add(&mut self, seq: Option<u32>, chunk: &str, is_final: bool) -> Added {
-        if self.ended && seq.is_none() {
-            return Added::Nothing;
-        }
-        if self.text.len() + self.waiting_bytes + chunk.len() > MAX_RESULT_BYTES {
-            return Added::TooMuch;
-        }
+        let fits = self.text.len() + self.waiting_bytes + chunk.len() <= MAX_RESULT_BYTES;
         let Some(seq) = seq else {
+            if self.ended {
+                return Added::Nothing;
+            }
+            if !fits {
+                return Added::TooMuch;
+            }
             self.ended |= is_final;
             self.text.push_str(chunk);
             return shown(chunk.to_owned());
         };
         self.numbered = true;
-        if is_final && self.last.is_none() {
-            self.last = Some(seq);
-        }
         let beyond = self.last.is_some_and(|last| seq > last);
+        // The first piece of a number counts, with all it says: a later one ends nothing, either.
         if seq < self.next || beyond || self.waiting.contains_key(&seq) {
             return Added::Nothing;
+        }
+        if !fits {
+            return Added::TooMuch;
+        }
+        if is_final && self.last.is_none() {
+            self.last = Some(seq);
+            // Whatever the order they came in, pieces beyond the end are no part of the text.
+            let beyond = self.waiting.split_off(&seq);
+            self.waiting_bytes -= beyond.values().map(String::len).sum::<usize>();
         }
         if seq > self.next {
             if self.waiting.len() >= MAX_WAITING {
@@ -106,14 +114,32 @@ impl Assembly {
         &self.text
     }
 
-    /// Holds a whole text against the pieces.
+    /// Holds a whole text against the pieces. Pieces that wait for an earlier one count as well: what a gap
+    /// will be filled with is open, that they follow it is not.
     #[must_use]
     pub fn compare(&self, whole: &str) -> Whole {
         let complete_and_other = self.numbered && self.is_complete() && self.text != whole;
         match whole.strip_prefix(&self.text) {
-            Some(rest) if !complete_and_other => Whole::Continues(rest.to_owned()),
+            Some(rest) if !complete_and_other && self.may_wait_in(rest) => {
+                Whole::Continues(rest.to_owned())
+            }
             _ => Whole::Contradicts,
         }
+    }
+
+    /// Whether the pieces that wait are all in `rest`, in order, and the last one at its end.
+    fn may_wait_in(&self, rest: &str) -> bool {
+        let mut rest = rest;
+        for (seq, piece) in &self.waiting {
+            if self.last == Some(*seq) {
+                return rest.ends_with(piece.as_str());
+            }
+            match rest.split_once(piece.as_str()) {
+                Some((_, after)) => rest = after,
+                None => return false,
+            }
+        }
+        true
     }
 }
 
@@ -151,6 +177,43 @@ mod tests {
     }
 
     #[test]
+    fn pieces_beyond_the_end_are_dropped_whether_they_come_before_it_or_after() {
+        let (first, end) = ((Some(0), "a", false), (Some(1), "b", true));
+        let beyond = (Some(2), "c", false);
+        for pieces in [
+            [first, end, beyond],
+            [beyond, first, end],
+            [beyond, end, first],
+        ] {
+            let a = fed(&pieces);
+            assert_eq!((a.text(), a.is_complete()), ("ab", true), "{pieces:?}");
+            assert_eq!((a.waiting.len(), a.waiting_bytes), (0, 0), "{pieces:?}");
+        }
+        let a = fed(&[first, (Some(9), "x", false), (Some(2), "c", true)]);
+        assert_eq!(a.compare("abc"), Whole::Continues("bc".to_owned()));
+    }
+
+    #[test]
+    fn a_piece_that_is_said_again_does_not_end_the_stream() {
+        let a = fed(&[
+            (Some(0), "a", false),
+            (Some(2), "c", false),
+            (Some(0), "a", true),
+            (Some(2), "c", true),
+        ]);
+        assert_eq!((a.text(), a.is_complete(), a.last), ("a", false, None));
+    }
+
+    #[test]
+    fn a_piece_that_is_said_again_takes_no_room() {
+        let mut a = Assembly::default();
+        let full = "x".repeat(MAX_RESULT_BYTES);
+        assert!(matches!(a.add(Some(0), &full, false), Added::Text(_)));
+        assert_eq!(a.add(Some(0), &full, false), Added::Nothing);
+        assert_eq!(a.add(Some(1), "y", false), Added::TooMuch);
+    }
+
+    #[test]
     fn a_gap_is_not_complete() {
         let a = fed(&[(Some(0), "a", false), (Some(2), "c", true)]);
         assert_eq!((a.text(), a.is_complete()), ("a", false));
@@ -163,6 +226,33 @@ mod tests {
         let a = fed(&[(Some(0), "a", false), (Some(1), "b", true)]);
         assert_eq!(a.compare("ab"), Whole::Continues(String::new()));
         assert_eq!(a.compare("abc"), Whole::Contradicts);
+    }
+
+    #[test]
+    fn what_follows_a_gap_must_be_in_the_whole_too() {
+        let a = fed(&[
+            (Some(0), "It was", false),
+            (Some(2), " best", false),
+            (Some(4), " times", true),
+        ]);
+        let continues = |rest: &str| Whole::Continues(rest.to_owned());
+        assert_eq!(
+            a.compare("It was the best of times"),
+            continues(" the best of times")
+        );
+        assert_eq!(a.compare("It was best times"), continues(" best times"));
+        for other in [
+            "It was the best",
+            "It was the best of times!",
+            "It was of times",
+            "It was times best",
+            "It was",
+        ] {
+            assert_eq!(a.compare(other), Whole::Contradicts, "{other}");
+        }
+        let without_end = fed(&[(Some(0), "a", false), (Some(2), "c", false)]);
+        assert_eq!(without_end.compare("abcd"), continues("bcd"));
+        assert_eq!(without_end.compare("ab"), Whole::Contradicts);
     }
 
     #[test]

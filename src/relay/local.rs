@@ -7,7 +7,8 @@
 //!
 //! Whoever can reach the address can use the relay. Events are gone when the process is.
 
-mod limit;
+#[doc(hidden)]
+pub mod limit;
 mod store;
 
 use std::fmt;

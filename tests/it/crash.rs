@@ -2,12 +2,14 @@
 //! the ledger, the bank and the seller must tell one story, to the millisatoshi.
 //!
 //! Chance comes from a seed, which each test prints: `CRASH_SEED=N` repeats its choices (the moments are
-//! the machine's), `CRASH_ROUNDS=N` makes the killings go on for longer.
+//! the machine's), `CRASH_ROUNDS=N` makes the killings go on for longer. `CRASH_MATRIX=all` runs each row of
+//! the [`matrix`] in each way.
 
 mod crowd;
 mod escrow;
 mod killed;
 mod library;
+mod matrix;
 mod spoiled_ledger;
 mod spoiled_wallet;
 mod stopped;
@@ -52,8 +54,12 @@ impl Moments {
 }
 
 #[expect(clippy::disallowed_methods, reason = "read by the tests alone")]
+fn text(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 pub(crate) fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
+    text(name)?.parse().ok()
 }
 
 pub(crate) fn rounds(usually: u64) -> u64 {

@@ -29,6 +29,7 @@ use super::{
     ReservationStatus, Reserve, StateRow, Status, diagram, schema,
 };
 use crate::clock::Clock;
+use crate::crash::{self, Point};
 use crate::ids::{PurchaseId, WalletId};
 use crate::look;
 use crate::units::{Msat, UnixSecs};
@@ -139,7 +140,9 @@ impl<'db> Write<'db> {
                 .prepare_cached("UPDATE ledger_time SET secs = ?1")?
                 .execute([self.now.get()])?;
         }
+        crash::before(Point::LedgerCommit);
         self.tx.commit()?;
+        crash::after(Point::LedgerCommit);
         Ok(())
     }
 

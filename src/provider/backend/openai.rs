@@ -27,8 +27,10 @@ mod address;
 mod dialect;
 mod find;
 mod http;
-mod lines;
-mod wire;
+#[doc(hidden)]
+pub mod lines;
+#[doc(hidden)]
+pub mod wire;
 
 use std::collections::HashMap;
 use std::fmt;

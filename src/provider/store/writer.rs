@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
 use super::files::open_private;
+use crate::crash::{self, Point};
 use crate::disk::{self, Room, SameFiles};
 use crate::look::beside;
 
@@ -173,8 +174,12 @@ impl Disk {
             let may = open && no_room.is_none() && !db.is_autocommit();
             replies.push(((change.make)(may.then_some(db)), no_room));
         }
-        if open && !run("COMMIT") && !db.is_autocommit() {
-            let _ = db.execute_batch("ROLLBACK");
+        if open {
+            crash::before(Point::StoreCommit);
+            if !run("COMMIT") && !db.is_autocommit() {
+                let _ = db.execute_batch("ROLLBACK");
+            }
+            crash::after(Point::StoreCommit);
         }
         if light && let Err(error) = db.execute_batch("PRAGMA synchronous = FULL") {
             tracing::error!(%error, "the job store can't be written");

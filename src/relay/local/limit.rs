@@ -9,13 +9,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Follows the frames that are read from a stream, and ends it with an error at the header of a frame
 /// that would make its message longer than allowed, before any of that is buffered.
 #[derive(Debug)]
-pub(super) struct Limited<S> {
+pub struct Limited<S> {
     stream: S,
     frames: Frames,
 }
 
 impl<S> Limited<S> {
-    pub(super) const fn new(stream: S, most: u64) -> Self {
+    /// `stream`, whose messages may have `most` bytes.
+    pub const fn new(stream: S, most: u64) -> Self {
         Self {
             stream,
             frames: Frames::new(most),

@@ -14,11 +14,14 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Why a stream is not read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BadStream {
+pub enum BadStream {
+    /// A line is longer than any piece of a text.
     #[error("the server sends a line of more than {MAX_LINE_BYTES} bytes")]
     Line,
+    /// All of it is longer than any result.
     #[error("the server sends more than {MAX_STREAM_BYTES} bytes")]
     Stream,
+    /// The connection ended before the stream did.
     #[error("the stream was cut off: it ended without [DONE]")]
     Cut,
 }
@@ -26,7 +29,7 @@ pub(super) enum BadStream {
 /// Cuts a stream into lines, whatever they end with (LF, CR LF or CR), keeps those that carry data, and
 /// ends at `[DONE]`.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub struct Lines {
     line: Vec<u8>,
     total: usize,
     after_return: bool,
@@ -36,12 +39,16 @@ pub(super) struct Lines {
 
 impl Lines {
     /// Whether `[DONE]` was read: nothing comes after it.
-    pub(super) fn is_done(&self) -> bool {
+    #[must_use]
+    pub const fn is_done(&self) -> bool {
         self.done
     }
 
     /// Takes the next bytes, and returns the lines that they complete.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<Vec<u8>, BadStream> {
+    ///
+    /// # Errors
+    /// [`BadStream::Line`] and [`BadStream::Stream`].
+    pub fn take(&mut self, bytes: &[u8]) -> Result<Vec<u8>, BadStream> {
         self.total = self.total.saturating_add(bytes.len());
         if self.total > MAX_STREAM_BYTES {
             return Err(BadStream::Stream);
@@ -64,7 +71,10 @@ impl Lines {
     }
 
     /// Takes the end of the connection, and returns the last line if nothing ended it.
-    pub(super) fn end(&mut self) -> Result<Vec<u8>, BadStream> {
+    ///
+    /// # Errors
+    /// [`BadStream::Cut`] if nothing said that the stream is over.
+    pub fn end(&mut self) -> Result<Vec<u8>, BadStream> {
         let mut whole = Vec::new();
         if !self.done {
             self.end_line(&mut whole);
@@ -101,7 +111,8 @@ impl Lines {
 }
 
 /// A body that is no stream, as a stream of one event.
-pub(super) fn one_event(json: &[u8]) -> Vec<u8> {
+#[must_use]
+pub fn one_event(json: &[u8]) -> Vec<u8> {
     let mut event = b"data: ".to_vec();
     // Within JSON, line breaks stand between tokens only.
     let line = json.iter().map(|byte| match byte {

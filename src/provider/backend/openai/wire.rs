@@ -49,7 +49,7 @@ pub(super) struct ModelEntry {
 /// A chat completion, or a piece of one.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Completion {
+pub struct Completion {
     choices: Option<Vec<Choice>>,
     usage: Option<Usage>,
     error: Option<Value>,
@@ -98,17 +98,17 @@ struct Usage {
 
 /// What a completion, or a piece of one, means to us.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Piece {
+pub struct Piece {
     /// Text of the result.
-    pub(super) text: String,
+    pub text: String,
     /// Whether tokens were spent on it: on text, or on thoughts.
-    pub(super) spent: bool,
+    pub spent: bool,
     /// Whether the model has ended; `None`: the server does not say.
-    pub(super) ended: Option<bool>,
+    pub ended: Option<bool>,
     /// How many tokens the whole took.
-    pub(super) tokens: Option<u32>,
+    pub tokens: Option<u32>,
     /// Why there are no more.
-    pub(super) broken: Option<String>,
+    pub broken: Option<String>,
 }
 
 impl Piece {
@@ -126,7 +126,7 @@ impl Completion {
     ///
     /// # Errors
     /// The server's words, if it is no completion but an error.
-    pub(super) fn read(self) -> Result<Piece, String> {
+    pub fn read(self) -> Result<Piece, String> {
         // One family of servers sends the error itself in place of the completion.
         let error = match (self.error, &self.choices, self.message) {
             (Some(error), ..) => Some(error),
@@ -158,7 +158,8 @@ impl Completion {
 }
 
 /// The words of an error in a body, cut, on one line.
-pub(super) fn error_words(body: &[u8]) -> String {
+#[must_use]
+pub fn error_words(body: &[u8]) -> String {
     let words = match serde_json::from_slice::<Value>(body) {
         Ok(value) => words(&value),
         Err(_) => Some(line(&String::from_utf8_lossy(body))),

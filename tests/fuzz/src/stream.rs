@@ -1,0 +1,110 @@
+//! A result in pieces: in any order, twice, or never.
+
+use std::collections::BTreeMap;
+
+use agent_compute::config::MAX_RESULT_BYTES;
+use agent_compute::purchase::assembly::{Added, Assembly, Whole};
+
+use super::tape::Tape;
+
+/// Pieces that are not all honest, or all of an honest stream in the order that the tape says.
+pub fn stream(data: &[u8]) {
+    let mut tape = Tape::new(data);
+    if tape.flag() {
+        honest(&mut tape);
+    } else {
+        any(&mut tape);
+    }
+}
+
+fn short(tape: &mut Tape<'_>) -> String {
+    let length = tape.below(5);
+    String::from_utf8_lossy(tape.bytes(length)).into_owned()
+}
+
+/// Each piece has its number and one text, and comes at least once: the text is whole, whatever the order.
+fn honest(tape: &mut Tape<'_>) {
+    let pieces: Vec<String> = (0..=tape.below(12))
+        .map(|at| format!("{at}{}", short(tape)))
+        .collect();
+    let last = pieces.len() - 1;
+    let mut order: Vec<usize> = (0..pieces.len()).collect();
+    for at in 0..order.len() {
+        let with = tape.below(order.len());
+        order.swap(at, with);
+    }
+    let twice: Vec<usize> = (0..tape.below(6))
+        .map(|_| tape.below(pieces.len()))
+        .collect();
+    let mut assembly = Assembly::default();
+    let mut shown = String::new();
+    for at in twice.iter().chain(&order).chain(&twice) {
+        let seq = u32::try_from(*at).unwrap();
+        match assembly.add(Some(seq), &pieces[*at], *at == last) {
+            Added::Text(more) => shown.push_str(&more),
+            Added::Nothing => {}
+            Added::TooMuch => panic!("{} pieces are too much", pieces.len()),
+        }
+    }
+    let whole = pieces.concat();
+    assert!(assembly.is_complete() && assembly.is_numbered());
+    assert_eq!(
+        (assembly.text(), shown.as_str()),
+        (whole.as_str(), whole.as_str())
+    );
+    assert_eq!(assembly.compare(&whole), Whole::Continues(String::new()));
+    assert_eq!(assembly.compare(&format!("{whole}x")), Whole::Contradicts);
+    assert_eq!(assembly.compare(&whole[1..]), Whole::Contradicts);
+}
+
+/// Against a plain account of what came: the first piece of each number counts, and nothing after the end.
+fn any(tape: &mut Tape<'_>) {
+    let mut assembly = Assembly::default();
+    let mut shown = String::new();
+    let mut first: BTreeMap<u32, String> = BTreeMap::new();
+    let (mut last, mut unnumbered) = (None, false);
+    while !tape.is_over() {
+        let (text, is_final) = (short(tape), tape.byte() > 200);
+        let seq = match tape.byte() {
+            0..=15 => None,
+            16..=23 => Some(u32::MAX - u32::from(tape.byte())),
+            seq => Some(u32::from(seq - 24) / 16),
+        };
+        unnumbered |= seq.is_none();
+        if let Some(seq) = seq
+            && !first.contains_key(&seq)
+            && last.is_none_or(|last| seq <= last)
+        {
+            first.insert(seq, text.clone());
+            if is_final && last.is_none() {
+                last = Some(seq);
+                first.retain(|other, _| *other <= seq);
+            }
+        }
+        match assembly.add(seq, &text, is_final) {
+            Added::Text(more) => {
+                assert!(!more.is_empty());
+                shown.push_str(&more);
+            }
+            Added::Nothing => {}
+            Added::TooMuch => panic!("{} bytes are too much", shown.len()),
+        }
+        assert!(assembly.text().len() <= MAX_RESULT_BYTES);
+        assert_eq!(assembly.text(), shown, "what is shown is the text");
+        assert_eq!(
+            assembly.compare(&format!("{shown}!")),
+            match assembly.is_numbered() && assembly.is_complete() {
+                true => Whole::Contradicts,
+                false => Whole::Continues("!".to_owned()),
+            }
+        );
+    }
+    if !unnumbered {
+        let in_turn: Vec<&str> = (0..)
+            .map_while(|at| first.get(&at).map(String::as_str))
+            .collect();
+        let complete = last.is_some_and(|last| in_turn.len() as u64 > u64::from(last));
+        assert_eq!(assembly.text(), in_turn.concat());
+        assert_eq!(assembly.is_complete(), complete);
+    }
+}
