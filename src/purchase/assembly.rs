@@ -162,7 +162,11 @@ mod tests {
     fn pieces_beyond_the_end_are_dropped_whether_they_come_before_it_or_after() {
         let (first, end) = ((Some(0), "a", false), (Some(1), "b", true));
         let beyond = (Some(2), "c", false);
-        for pieces in [[first, end, beyond], [beyond, first, end], [beyond, end, first]] {
+        for pieces in [
+            [first, end, beyond],
+            [beyond, first, end],
+            [beyond, end, first],
+        ] {
             let a = fed(&pieces);
             assert_eq!((a.text(), a.is_complete()), ("ab", true), "{pieces:?}");
             assert_eq!((a.waiting.len(), a.waiting_bytes), (0, 0), "{pieces:?}");
