@@ -43,6 +43,8 @@ pub const DEFAULT_MAX_TOKENS: u32 = 500;
 pub const DEFAULT_DISCOVERY_TIME: Duration = Duration::from_secs(3);
 /// The longest that a whole purchase may take, the model's work included.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
+/// How many other providers are asked when one has failed and nothing was paid.
+pub const DEFAULT_RETRIES: u32 = 1;
 /// The longest a caller may ask a purchase to take, in seconds: a day.
 pub const MAX_TIMEOUT_SECS: u64 = 86_400;
 

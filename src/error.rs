@@ -175,6 +175,13 @@ impl Error {
         self
     }
 
+    /// The same failure in other words.
+    #[must_use]
+    pub(crate) fn in_words(mut self, message: String) -> Self {
+        self.message = message;
+        self
+    }
+
     /// The stable word and exit code.
     #[must_use]
     pub const fn code(&self) -> Code {

@@ -94,13 +94,15 @@
 //! ```text
 //! bins ► cli ► { client, provider } ► { purchase, discovery, market }
 //!      ► ports { wallet, relay, ledger, provider::backend }
-//!      ► { identity, protocol, config } ► { units, ids, error, clock, secret, look }
+//!      ► { identity, protocol, config } ► { units, ids, error, clock, secret, look, disk, crash }
 //! ```
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`units`], [`ids`], [`error`], [`clock`], [`secret`] | money, names, failures, time and secrets as types |
 //! | [`look`] | reading an SQLite file without changing anything |
+//! | [`crash`] | crash points: where a test kills the process, before and after each effect; else nothing |
+//! | `disk` | room that is kept for what can't wait, and files that are lost while they are open |
 //! | [`protocol`] | the wire: messages, channel events, listings; what a buyer's record of a provider is; pure |
 //! | [`identity`], [`config`] | who we are, and the file that keeps it; settings and constants |
 //! | [`relay`] | several Nostr relays as one (port); signing and sealing (NIP-44); the embedded relay |
@@ -124,6 +126,8 @@
 //! * A payment in doubt keeps its money reserved; only a look-up that proves failure frees it.
 //! * The preimage of an escrow is on record before its hash leaves the process, and leaves the process only
 //!   with a complete result on record.
+//! * Whatever a process was doing when it died, its next start, or `recover`, brings it to an end: killed at
+//!   any of its crash points, it loses no money, and spends none twice.
 //! * Each process holds a lock and stamps its purchases; recovery takes only those whose owner is dead.
 //! * What is to be sealed is not sent in the open instead, whatever fails, and whatever a later listing says.
 //! * A provider starts no paid work before its own wallet says that the money is there: paid, or held.
@@ -133,7 +137,10 @@
 pub mod client;
 pub mod clock;
 pub mod config;
+#[doc(hidden)]
+pub mod crash;
 pub mod discovery;
+mod disk;
 pub mod error;
 pub mod identity;
 pub mod ids;

@@ -103,6 +103,14 @@ pub struct BuyArgs {
     /// Do not encrypt, even where the provider can: prompt and result are public then
     #[arg(long, help_heading = "Buying")]
     pub plaintext: bool,
+    /// How many others to ask, the next best first, when a provider has failed and nothing was paid
+    ///
+    /// Only when the attempt is dead beyond doubt: no quote, a refusal, a bad invoice, a payment that failed
+    /// for certain, or locked money that is back. At most one is paid. Whatever may have been paid stops, and
+    /// so does what another provider can't mend: a limit, the wallet, the relays. --max-price, --tick,
+    /// --timeout and --idempotency-key are for all attempts together.
+    #[arg(long, value_name = "N", default_value_t = crate::config::DEFAULT_RETRIES, help_heading = "Buying")]
+    pub retries: u32,
     /// The longest that the whole purchase may take
     #[arg(long, value_name = "SECS", default_value_t = crate::config::DEFAULT_TIMEOUT.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..=MAX_TIMEOUT_SECS), help_heading = "Buying")]

@@ -304,6 +304,8 @@ pub struct PurchaseSettings {
     pub tick: Option<String>,
     /// The caller's name for it.
     pub idempotency_key: Option<String>,
+    /// How many others may be asked when a provider has failed.
+    pub retries: u32,
     /// The longest it may take as a whole.
     pub timeout: Duration,
     /// Choose only.
@@ -388,6 +390,7 @@ impl PurchaseSettings {
             max_fee: flags.max_fee,
             tick: flags.tick.clone(),
             idempotency_key: flags.idempotency_key.clone(),
+            retries: flags.retries,
             timeout: Duration::from_secs(flags.timeout),
             dry_run: flags.dry_run,
             htlc: flags.htlc,

@@ -14,6 +14,9 @@ use crate::units::Msat;
 /// Characters of a provider's name that are shown.
 pub const LONGEST_NAME: usize = 60;
 
+/// Characters of what a provider that failed said, and of what else is told of it.
+const LONGEST_FAILURE: usize = 300;
+
 /// Characters of the list of its models that are shown.
 const LONGEST_MODELS: usize = 200;
 
@@ -93,8 +96,7 @@ pub async fn watch(
 ) -> Result<Receipt> {
     let mut cut_off = Error::new(Code::Interrupted, "stopped");
     let mut stopped = false;
-    let mut shown = String::new();
-    let mut held = String::new();
+    let mut pieces = Pieces::default();
     loop {
         let event = tokio::select! {
             event = purchase.next_event() => event,
@@ -111,27 +113,76 @@ pub async fn watch(
         let Some(event) = event else { break };
         show(&event);
         cut_off = as_of(cut_off, &event);
-        if let PurchaseEvent::Chunk { text, in_order, .. } = &event {
-            // What is in a pipe can't be taken back: there, pieces whose order is not certain wait for
-            // the whole text. A person is better served by seeing them come.
-            if *in_order || out.is_watched() {
-                out.clear_status();
-                out.text(text);
-                shown.push_str(text);
-            } else {
-                held.push_str(text);
-            }
-        }
+        pieces.see(&event, out);
         out.object(&event);
     }
     let receipt = purchase.receipt().await;
     out.clear_status();
     match &receipt {
-        Ok(receipt) => show_rest(receipt, &shown, out),
+        Ok(receipt) => show_rest(receipt, &pieces.shown, out),
         // There is no better text to come in this process.
-        Err(_) => out.text(&held),
+        Err(_) => out.text(&pieces.held),
     }
     receipt
+}
+
+/// The pieces of a result, as they are printed. What is in a pipe can't be taken back: there, pieces wait for
+/// the whole text if their order is not certain, or if another provider may yet be asked instead of this one.
+/// A person is better served by seeing them come.
+#[derive(Default)]
+struct Pieces {
+    /// What is printed.
+    shown: String,
+    /// What waits; all that comes after it waits too.
+    held: String,
+    /// Another provider may be asked in place of this one.
+    replaceable: bool,
+    /// The order of what waits is not certain.
+    unordered: bool,
+}
+
+impl Pieces {
+    fn see(&mut self, event: &PurchaseEvent, out: &Output) {
+        match event {
+            PurchaseEvent::Selected { others, .. } => self.replaceable = *others > 0,
+            // Nobody is paid in its place any more, or nobody is paid at all.
+            PurchaseEvent::Paid { .. }
+            | PurchaseEvent::Quoted {
+                payment_hash: None, ..
+            } => {
+                self.replaceable = false;
+                if !self.unordered {
+                    let held = std::mem::take(&mut self.held);
+                    self.show(&held, out);
+                }
+            }
+            PurchaseEvent::Chunk { text, in_order, .. } => {
+                let waits = self.replaceable || !in_order || !self.held.is_empty();
+                if out.is_watched() || !waits {
+                    self.show(text, out);
+                } else {
+                    self.unordered |= !in_order;
+                    self.held.push_str(text);
+                }
+            }
+            PurchaseEvent::FailedOver { .. } => {
+                if !self.shown.is_empty() {
+                    out.end_text();
+                    out.note("what is above came from a provider that failed; another begins anew");
+                }
+                *self = Self::default();
+            }
+            _ => {}
+        }
+    }
+
+    fn show(&mut self, text: &str, out: &Output) {
+        if !text.is_empty() {
+            out.clear_status();
+            out.text(text);
+            self.shown.push_str(text);
+        }
+    }
 }
 
 /// What is to be said if the program ends before the next event.
@@ -144,6 +195,8 @@ fn as_of(error: Error, event: &PurchaseEvent) -> Error {
         PurchaseEvent::Reserved { reserved_msat, .. } => {
             error.with_money(Msat::ZERO, *reserved_msat)
         }
+        // Nothing of it is paid or set aside any more.
+        PurchaseEvent::FailedOver { .. } => error.with_money(Msat::ZERO, Msat::ZERO),
         PurchaseEvent::Paid {
             price_msat,
             fee_msat,
@@ -180,6 +233,25 @@ pub fn waiting_for(event: &PurchaseEvent) -> Option<String> {
         PurchaseEvent::Released { .. } => "waiting for the provider to claim the money".to_owned(),
         _ => return None,
     })
+}
+
+/// One line on a provider that failed, and who is asked instead.
+#[must_use]
+pub fn failed_over(event: &PurchaseEvent) -> Option<String> {
+    let PurchaseEvent::FailedOver {
+        provider,
+        message,
+        next_provider,
+        ..
+    } = event
+    else {
+        return None;
+    };
+    let (who, said) = (short(provider), one_line(message, LONGEST_FAILURE));
+    Some(format!(
+        "{who}: {said}. Asking {} instead",
+        short(next_provider)
+    ))
 }
 
 /// One line on what a purchase cost, for the person at the terminal.

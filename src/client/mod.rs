@@ -30,6 +30,13 @@
 //! settles what can be settled, and fetches results that came late. After any other code nothing was paid,
 //! and asking again is safe. With an [idempotency key](PurchaseRequest::idempotency_key) it always is.
 //!
+//! # When a provider fails
+//!
+//! Then the next-best one is asked, [`retries`](PurchaseRequest::retries) others at most, once the attempt before
+//! is provably dead. Each attempt is a purchase with an id of its own; [`PurchaseEvent::FailedOver`] comes between
+//! two of them, and what the events said of the earlier one is void, pieces of a result included. The error of a
+//! purchase is that of its last attempt, and retells the others.
+//!
 //! # When a future is dropped
 //!
 //! Looking ([`offers`](ComputeClient::offers), [`preview`](ComputeClient::preview),
@@ -40,8 +47,11 @@
 //! until [`recover`](ComputeClient::recover), here or in another process of the same home, has looked it up.
 //! Dropping `recover` leaves the rest to the next one.
 
+mod attempt;
 mod builder;
 mod buy;
+mod earlier;
+mod failover;
 mod info;
 mod request;
 mod survey;
@@ -219,7 +229,7 @@ impl ComputeClient {
         let survey = survey::survey(ready, &request, ends).await?;
         Ok(Preview {
             providers: survey.seen,
-            selected: survey.chosen.map(|chosen| chosen.offer),
+            selected: survey.candidates.and_then(survey::best),
         })
     }
 

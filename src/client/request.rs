@@ -62,6 +62,15 @@ pub struct PurchaseRequest {
     /// awaited; failed unpaid, it is attempted anew. Another request under the same key is
     /// [`Code::Usage`](crate::Code::Usage). 1 to 256 bytes.
     pub idempotency_key: Option<String>,
+    /// How many others may be asked, the next best first, when a provider has failed. By default 1.
+    ///
+    /// Each is a purchase of its own, and begins only when the one before it is provably dead: nothing was
+    /// paid, the payment failed for certain, or the locked money is back. So at most one is paid, and
+    /// together they have one [`max_price`](Self::max_price), one [tick](Self::tick), one
+    /// [key](Self::idempotency_key) and one [`timeout`](Self::timeout). What else is wrong (an own limit,
+    /// the wallet, the relays) is no reason to ask anybody else. A request that names its provider, as
+    /// [`offer`](Self::offer) and [`Select::Provider`] do, leaves nobody else to ask.
+    pub retries: u32,
     /// An upper bound for discovery, which ends as soon as the answer can't improve. By default 3 s.
     pub discovery_time: Duration,
     /// For the whole purchase, discovery and the provider's work included. By default 120 s.
@@ -87,6 +96,7 @@ impl PurchaseRequest {
             escrow: false,
             tick: None,
             idempotency_key: None,
+            retries: crate::config::DEFAULT_RETRIES,
             discovery_time: crate::config::DEFAULT_DISCOVERY_TIME,
             timeout: crate::config::DEFAULT_TIMEOUT,
         }

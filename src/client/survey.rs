@@ -1,5 +1,7 @@
 //! Who is on offer, who of them suits, and who would be bought from. Asks nobody for anything.
 
+use std::collections::BTreeSet;
+
 use nostr::PublicKey;
 use tokio::time::Instant;
 
@@ -125,12 +127,12 @@ fn unreachable(error: RelayError) -> Error {
 pub(super) struct Survey {
     /// All of them, the suitable ones first and in order of preference.
     pub(super) seen: Vec<ProviderSeen>,
-    /// The first of the suitable ones, or why there is none.
-    pub(super) chosen: Result<Chosen>,
+    /// The suitable ones, the best first, each provider with its best offer; or why there is none.
+    pub(super) candidates: Result<Vec<Candidate>>,
 }
 
 /// An offer to take.
-pub(super) struct Chosen {
+pub(super) struct Candidate {
     pub(super) offer: Offer,
     /// The most that its invoice may come to, besides the price that it lists: what the buyer said, and what
     /// the owner lets a provider without a good record be paid.
@@ -143,8 +145,19 @@ pub(super) async fn survey(
     request: &PurchaseRequest,
     ends: Instant,
 ) -> Result<Survey> {
+    survey_but(ready, request, &[], ends).await
+}
+
+/// The same as if these providers, which were asked already, were denied.
+pub(super) async fn survey_but(
+    ready: &Ready,
+    request: &PurchaseRequest,
+    asked: &[PublicKey],
+    ends: Instant,
+) -> Result<Survey> {
     let headroom = headroom(ready, request).await?;
-    let policy = policy(ready, request, Some(headroom)).await?;
+    let mut policy = policy(ready, request, Some(headroom)).await?;
+    policy.deny.extend(asked);
     let found = match &request.offer {
         Some(offer) => vec![offer.clone()],
         None => look_around(ready, request, &policy, ends).await?,
@@ -166,19 +179,35 @@ pub(super) async fn survey(
         })
         .collect();
     let none = |code, why: String| Err(Error::new(code, format!("{why}; nothing was paid")));
-    let chosen = match (choice.verdict(), choice.ranked.into_iter().next()) {
-        (Verdict::Ok, Some(offer)) => Ok(Chosen {
-            max_price: [request.max_price, policy.invoice_cap(&offer, &history, now)]
-                .into_iter()
-                .flatten()
-                .min(),
-            offer,
-        }),
-        (Verdict::Ok, None) => none(Code::Internal, "a choice without an offer".to_owned()),
-        (Verdict::NoProvider(why) | Verdict::Ambiguous(why), _) => none(Code::NoProvider, why),
-        (Verdict::Budget(why), _) => none(Code::Budget, why),
+    let candidates = match choice.verdict() {
+        Verdict::Ok => Ok(one_of_each(choice.ranked)
+            .map(|offer| Candidate {
+                max_price: [request.max_price, policy.invoice_cap(&offer, &history, now)]
+                    .into_iter()
+                    .flatten()
+                    .min(),
+                offer,
+            })
+            .collect()),
+        Verdict::NoProvider(why) | Verdict::Ambiguous(why) => none(Code::NoProvider, why),
+        Verdict::Budget(why) => none(Code::Budget, why),
     };
-    Ok(Survey { seen, chosen })
+    Ok(Survey { seen, candidates })
+}
+
+/// The one that is bought from first.
+pub(super) fn best(candidates: Vec<Candidate>) -> Result<Offer> {
+    let best = candidates.into_iter().next();
+    best.map(|best| best.offer)
+        .ok_or_else(|| Error::new(Code::Internal, "a choice without an offer"))
+}
+
+/// The first offer of each provider: who fails in one channel is not asked again in another.
+fn one_of_each(ranked: Vec<Offer>) -> impl Iterator<Item = Offer> {
+    let mut known = BTreeSet::new();
+    ranked
+        .into_iter()
+        .filter(move |offer| known.insert(offer.provider))
 }
 
 /// What the limits still allow, so that no provider is asked for what can't be paid anyway.

@@ -21,6 +21,13 @@ pub const LOOK_UP_FIRST: Duration = Duration::from_millis(20);
 /// The longest pause between look-ups of a payment.
 pub const LOOK_UP_LONGEST: Duration = Duration::from_secs(2);
 
+/// How long a provider may take to quote, once its request is at a relay, while there is another to ask. A
+/// quote is an invoice and two messages: well under a second for most, a few for a remote wallet.
+pub const QUOTE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// With less time left than this, no other provider is asked: it would be paid, and then not waited for.
+pub const LEAST_TIME_FOR_ANOTHER: Duration = Duration::from_secs(1);
+
 /// How long a payment whose wallet can't say what became of it is looked up before it is left to
 /// `recover`. The wallet has had its own, longer time before it said so.
 pub const DOUBT_PATIENCE: Duration = Duration::from_secs(5);

@@ -9,13 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nostr::PublicKey;
 use rusqlite::Connection;
 
-use super::owner::{self, OwnerLock};
+use super::owner::{self, Others, OwnerLock};
 use super::store::{self, Fault};
 use super::{
     BudgetReport, Entry, HistoryQuery, LedgerError, Limits, LogLine, NewPurchase, Opened,
     PurchaseRecord, Scope, StateRow,
 };
 use crate::clock::Clock;
+use crate::crash::{self, Point};
+use crate::disk::SameFiles;
 use crate::ids::{PaymentHash, PurchaseId, WalletId};
 use crate::protocol::record::Record;
 use crate::units::UnixSecs;
@@ -36,6 +38,8 @@ struct Handle {
     owners: PathBuf,
     clock: Clock,
     db: Arc<tokio::sync::Mutex<Connection>>,
+    /// What the connection writes to.
+    opened: SameFiles,
     driven: Driven,
     /// After the connection, so that the owner outlives its last transaction. `None`: only for reading.
     owner: Option<OwnerLock>,
@@ -79,15 +83,23 @@ impl Ledger {
         let paths = Paths::in_folder(dir);
         let file = paths.file.clone();
         blocking(&file, move || {
+            // First, since the dead may still keep room that is needed.
+            let others = Others::in_folder(&paths.owners);
             let owner = paths.create().map_err(|error| paths.storage(&error))?;
             let db = store::connect(&paths.file).map_err(|fault| fault.of(&paths.file))?;
+            let written = store::written(&db).map_err(|fault| fault.of(&paths.file))?;
+            if written < others.mark() {
+                return Err(paths.went_back().of(&paths.file));
+            }
+            others.clear();
             Ok(Self::assemble(paths, clock, db, Some(owner)))
         })
         .await
     }
 
     /// Opens the ledger in `dir` for reading. Where there is none yet, none is made: every question
-    /// is answered as by an empty one.
+    /// is answered as by an empty one. One that may not be written, or on a full disk, can be read all the
+    /// same, unless an earlier version wrote it.
     ///
     /// # Errors
     /// [`LedgerError::Storage`]; from every method that would write, [`LedgerError::Illegal`].
@@ -99,7 +111,7 @@ impl Ledger {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     store::connect_to_nothing()
                 }
-                _ => store::connect(&paths.file),
+                _ => store::connect_to_read(&paths.file),
             };
             let db = db.map_err(|fault| fault.of(&paths.file))?;
             Ok(Self::assemble(paths, clock, db, None))
@@ -109,6 +121,7 @@ impl Ledger {
 
     fn assemble(paths: Paths, clock: Clock, db: Connection, owner: Option<OwnerLock>) -> Self {
         Self(Arc::new(Handle {
+            opened: SameFiles::of(&paths.file),
             file: paths.file,
             owners: paths.owners,
             clock,
@@ -127,14 +140,20 @@ impl Ledger {
     /// Puts a purchase on record as ours, at version 1, or finds the one that its idempotency key
     /// names. A failed purchase gives its key to the new one.
     ///
+    /// From here on this handle keeps some room on the disk, for what must be put on record even when that is
+    /// full. Where there is not so much, nothing is bought.
+    ///
     /// The caller takes the [`drive`](Self::drive) guard of the new id *before* it calls this, so that
     /// no recovery in this process can pick the purchase up in between.
     ///
     /// # Errors
     /// [`LedgerError::KeyConflict`]; [`LedgerError::Illegal`] if the id is taken.
     pub async fn open_purchase(&self, new: NewPurchase) -> Result<Opened, LedgerError> {
-        self.write(move |db, handle, owner| store::open_purchase(db, &handle.clock, owner, &new))
-            .await
+        let open = self.write(move |db, handle, owner| {
+            owner.room().keep().map_err(|error| no_room(&error))?;
+            store::open_purchase(db, &handle.clock, owner.id(), &new)
+        });
+        crash::around(Point::CustomerOpen, open).await
     }
 
     /// Applies `entries` in order and writes `state`, all or nothing, and gives the new version.
@@ -157,7 +176,7 @@ impl Ledger {
     ) -> Result<u64, LedgerError> {
         self.write(move |db, handle, owner| {
             let at = (id, expected_version);
-            store::commit(db, &handle.clock, owner, at, &state, &entries)
+            store::commit(db, &handle.clock, owner.id(), at, &state, &entries)
         })
         .await
     }
@@ -317,7 +336,8 @@ impl Ledger {
         expected_version: u64,
     ) -> Result<PurchaseRecord, LedgerError> {
         self.write(move |db, handle, us| {
-            store::adopt(db, &handle.clock, us, (id, expected_version), |owner| {
+            let at = (id, expected_version);
+            store::adopt(db, &handle.clock, us.id(), at, |owner| {
                 !owner::lives(&handle.owners, owner)
             })
         })
@@ -354,13 +374,27 @@ impl Ledger {
 
     async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Connection, &Handle, &str) -> Result<T, Fault> + Send + 'static,
+        work: impl Fn(&mut Connection, &Handle, &OwnerLock) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        self.read(move |db, handle| match &handle.owner {
-            Some(owner) => work(db, handle, owner.id()),
-            None => {
-                Err(LedgerError::Illegal("write to a ledger opened for reading".to_owned()).into())
+        self.read(move |db, handle| {
+            let Some(owner) = &handle.owner else {
+                let why = "write to a ledger opened for reading";
+                return Err(LedgerError::Illegal(why.to_owned()).into());
+            };
+            if !handle.opened.are_there() {
+                return Err(gone());
             }
+            let mut done = work(db, handle, owner);
+            if done.as_ref().is_err_and(Fault::is_full) && owner.room().give() {
+                // What the room was kept for.
+                done = work(db, handle, owner);
+            }
+            if done.is_ok()
+                && let Ok(written) = store::written(db)
+            {
+                owner.mark(written);
+            }
+            done
         })
         .await
     }
@@ -377,6 +411,22 @@ impl Ledger {
         })
         .await
     }
+}
+
+fn gone() -> Fault {
+    Fault::Unusable(
+        "it, or its -wal file, was deleted or replaced while this process had it open, so nothing \
+         more is written to it. Put it back as it was, then try again; without it, what was spent and \
+         what is in doubt is forgotten"
+            .to_owned(),
+    )
+}
+
+fn no_room(error: &io::Error) -> Fault {
+    Fault::Unusable(format!(
+        "the disk is full or nearly so, and a purchase needs room to be put on record to its end. \
+         Free some space and try again ({error})"
+    ))
 }
 
 /// Runs what blocks where it may; `file` is the ledger it is about.
@@ -420,12 +470,14 @@ impl Paths {
         builder.recursive(true);
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        crash::before(Point::LedgerCreate);
         builder.create(&self.owners)?;
         match owner::private(OpenOptions::new().write(true).create_new(true)).open(&self.file) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             Err(_) => self.keep_private(),
             Ok(_) => self.keep_findable(),
         }
+        crash::after(Point::LedgerCreate);
         OwnerLock::acquire(&self.owners)
     }
 
@@ -449,10 +501,20 @@ impl Paths {
         }
     }
 
+    fn went_back(&self) -> Fault {
+        Fault::Unusable(format!(
+            "it lacks what was last written to it: its -wal file was deleted after a crash, or an older \
+             copy was put in its place. Put the newest back, with its -wal file; to go on with this one, \
+             which has forgotten what was spent since, delete the folder {}",
+            self.owners.display()
+        ))
+    }
+
     fn storage(&self, error: &io::Error) -> LedgerError {
         let advice = match error.kind() {
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                "this user must be allowed to write to its folder"
+            io::ErrorKind::PermissionDenied => "this user must be allowed to write to its folder",
+            io::ErrorKind::ReadOnlyFilesystem => {
+                "nothing may be written to this file system. Choose another home, or make it writable"
             }
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 "the disk is full. Free some space and try again"

@@ -7,6 +7,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::store::Fault;
+use crate::crash::{self, Point};
 
 /// "acLG": tells our files from any other program's.
 const APPLICATION_ID: i64 = 0x6163_4c47;
@@ -196,7 +197,9 @@ pub(super) fn migrate(db: &mut Connection) -> Result<(), Fault> {
     }
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     tx.pragma_update(None, "user_version", latest)?;
+    crash::before(Point::LedgerMigrate);
     tx.commit()?;
+    crash::after(Point::LedgerMigrate);
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::store::JobStore;
 use super::voice::{Unspeakable, Voice};
 use super::{ChannelChoice, ProviderConfig};
+use crate::crash::{self, Point};
 use crate::error::{Code, Error};
 use crate::protocol::channel;
 use crate::protocol::listing::{self, ListingContent};
@@ -75,7 +76,8 @@ pub(super) async fn join(
         .sign_at(channel::create(&config.name, &config.about, &urls), at)
         .map_err(|error| Error::new(Code::Internal, error.to_string()))?;
     // On record before it is known: a start that is cut off comes back to the same channel.
-    store.remember_channel(relays, made.clone()).await?;
+    let remembered = store.remember_channel(relays, made.clone());
+    crash::around(Point::ProviderChannel, remembered).await?;
     Ok(Joined {
         channel: made.id,
         made: Some(made),
@@ -91,7 +93,8 @@ impl Joined {
             return Ok(());
         };
         let patience = if self.is_new { START } else { Duration::ZERO };
-        match voice.publish_patiently(made, patience).await {
+        let published = voice.publish_patiently(made, patience);
+        match crash::around(Point::ProviderChannelSaid, published).await {
             Err(trouble) if self.is_new => Err(Error::new(
                 Code::Network,
                 format!("the channel can't be made known: {trouble}"),
@@ -150,6 +153,7 @@ impl Said {
         };
         // On record before it is said: a start after a crash goes on from there.
         let remembered = store.remember_listing(voice.identity.public_key(), self.last);
+        let remembered = crash::around(Point::ProviderListing, remembered);
         remembered.await.map_err(|error| error.to_string())?;
         Ok(self.last)
     }
@@ -209,7 +213,8 @@ impl Announcer {
             expires_at: Some(at.plus(lives)),
             ..self.content.clone()
         };
-        publish(voice, voice.sign_at(listing::listing(&content), at)).await
+        let published = publish(voice, voice.sign_at(listing::listing(&content), at));
+        crash::around(Point::ProviderListingSaid, published).await
     }
 
     async fn say(&self, voice: &Voice, store: &JobStore, at: UnixSecs) -> Result<(), String> {
@@ -223,9 +228,10 @@ impl Announcer {
         if let Ok(event) = &event {
             // On record before it is said: whatever happens, the next run can take it back.
             let remembered = store.remember_announcement(key, event.id, at, recent(at));
+            let remembered = crash::around(Point::ProviderAnnouncement, remembered);
             remembered.await.map_err(|error| error.to_string())?;
         }
-        publish(voice, event).await
+        crash::around(Point::ProviderAnnouncementSaid, publish(voice, event)).await
     }
 
     /// Takes the listing and the announcements back, for good: those of runs that were cut off, too.
@@ -238,9 +244,11 @@ impl Announcer {
         let announcements = store.announcements(key, recent(now)).await;
         let announcements = announcements.map_err(|error| error.to_string())?;
         for (event, at) in listing::withdraw(key, &announcements, last.min(now), now) {
-            publish(voice, voice.sign_at(event, at)).await?;
+            let published = publish(voice, voice.sign_at(event, at));
+            crash::around(Point::ProviderWithdrawalSaid, published).await?;
         }
-        let forgotten = store.forget_announcements(key).await;
+        let forgotten = store.forget_announcements(key);
+        let forgotten = crash::around(Point::ProviderWithdrawn, forgotten).await;
         forgotten.map_err(|error| error.to_string())
     }
 }

@@ -175,7 +175,7 @@ impl Engine {
         while self.telling < MOST_LEFTOVERS
             && let Some(unsent) = self.leftovers.pop_front()
         {
-            self.tell(unsent);
+            self.tell(unsent, None);
         }
         if !self.leaving && self.announce_due.is_some_and(|due| due <= now) {
             self.announce();
@@ -235,7 +235,7 @@ impl Engine {
             }
             Outcome::Loaded(request, held_until, job) => self.on_loaded(request, held_until, job),
             Outcome::Cancelled(request, done) => self.on_cancelled(request, &done, now),
-            Outcome::Worked(job, finish) => self.on_worked(&job, finish),
+            Outcome::Worked(job, finish, recorded) => self.on_worked(&job, finish, recorded),
             Outcome::Told(what, told) => self.on_told(&what, told),
             Outcome::Announced(said) => self.on_announced(said, now),
             Outcome::Subscribed(Ok(subscription)) => {

@@ -11,6 +11,7 @@ use super::pricing::Refusal;
 use super::shop::{LEAVING_PATIENCE, Outcome, Shop, answer};
 use super::store::{StoreError, Unsettled};
 use super::work::WORK;
+use crate::crash::{self, Point};
 use crate::ids::{PaymentHash, Preimage};
 use crate::relay;
 use crate::units::UnixSecs;
@@ -163,7 +164,8 @@ impl Shop {
         request: EventId,
         preimage: Preimage,
     ) -> Outcome {
-        if let Err(error) = self.store.release(request, preimage, self.now()).await {
+        let kept = self.store.release(request, preimage, self.now());
+        if let Err(error) = crash::around(Point::ProviderPreimage, kept).await {
             // It stays in memory, and the customer repeats it.
             tracing::info!(%request, %error, "an early release is not on record");
         }
@@ -174,17 +176,18 @@ impl Shop {
     /// that it has, or that there is nothing to settle any more.
     pub(super) async fn claim(self: Arc<Self>, hold: Unsettled, preimage: Preimage) -> Outcome {
         let request = hold.request;
-        match self.store.release(request, preimage, self.now()).await {
+        let released = self.store.release(request, preimage, self.now());
+        match crash::around(Point::ProviderPreimage, released).await {
             Ok(_) => {}
             Err(StoreError::Illegal(state @ (JobState::Returning | JobState::Returned))) => {
                 tracing::warn!(%request, %state, "a release of what goes back");
                 return Outcome::HoldEnded(request, HoldEnd::Open);
             }
             // The money counts for more than the record of it.
-            Err(error) => tracing::error!(%request, %error, "a release is not on record"),
+            Err(error) => tracing::error!(%request, %error, "a release is not on record yet"),
         }
         let end = self.insist(&hold, Some(preimage)).await;
-        self.decided(request, end, JobStep::Claimed, JobStep::Vanished)
+        self.decided(request, Some(preimage), end, JobStep::Vanished)
             .await
     }
 
@@ -194,24 +197,43 @@ impl Shop {
         if end == HoldEnd::Ours {
             tracing::error!(request = %hold.request, "settled without a result: its money is owed");
         }
-        self.decided(hold.request, end, JobStep::Claimed, JobStep::Returned)
+        self.decided(hold.request, None, end, JobStep::Returned)
             .await
     }
 
-    /// Puts what became of held money on record. Where that fails the next start asks again.
+    /// Puts what became of held money on record, and the preimage that it was released by. What comes before
+    /// that may still be on its way there. Where it fails to the end the next start asks again.
     async fn decided(
         &self,
         request: EventId,
+        released: Option<Preimage>,
         end: HoldEnd,
-        ours: JobStep,
         theirs: JobStep,
     ) -> Outcome {
         let step = match end {
-            HoldEnd::Ours => ours,
+            HoldEnd::Ours => JobStep::Claimed,
             HoldEnd::Theirs => theirs,
             HoldEnd::Open => return Outcome::HoldEnded(request, end),
         };
-        if let Err(error) = self.store.step_by(request, step, self.now()).await {
+        let point = match theirs {
+            JobStep::Returned => Point::ProviderReturned,
+            _ => Point::ProviderSettled,
+        };
+        let write = || {
+            let write = async {
+                if let Some(preimage) = released {
+                    let kept = self.store.release(request, preimage, self.now()).await;
+                    kept.map_err(still_to_end)?;
+                }
+                let ended = self.store.step_by(request, step, self.now()).await;
+                ended.map_err(still_to_end)
+            };
+            crash::around(point, write)
+        };
+        if let Err(error) = self
+            .insist_on_record("the end of a hold", request, write)
+            .await
+        {
             tracing::error!(%request, %error, "the end of a hold is not on record");
         }
         Outcome::HoldEnded(request, end)
@@ -227,8 +249,14 @@ impl Shop {
             let mut pause = RETRY_FIRST;
             loop {
                 let done = match preimage {
-                    Some(preimage) => answer(wallet.settle(preimage)).await,
-                    None => answer(wallet.cancel(hold.payment_hash)).await,
+                    Some(preimage) => {
+                        let settled = answer(wallet.settle(preimage));
+                        crash::around(Point::ProviderSettle, settled).await
+                    }
+                    None => {
+                        let cancelled = answer(wallet.cancel(hold.payment_hash));
+                        crash::around(Point::ProviderGiveBack, cancelled).await
+                    }
                 };
                 let found = answer(wallet.incoming(hold.payment_hash)).await;
                 if let Some(end) = self.end_of(hold, &found) {
@@ -286,6 +314,16 @@ impl Shop {
             },
             |stored| stored.events,
         ))
+    }
+}
+
+/// That the end of the work is not on record yet is the store's trouble, and passes.
+fn still_to_end(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Illegal(
+            state @ (JobState::Quoted | JobState::Paid | JobState::Held | JobState::Running),
+        ) => StoreError::Storage(format!("the job is still on record as {state}")),
+        error => error,
     }
 }
 

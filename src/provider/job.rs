@@ -65,6 +65,51 @@
 //!
 //! A released preimage is on record before the wallet is told; the wallet's answer is on record after it
 //! was given, and asked for again until it is.
+//!
+//! # Crash points
+//!
+//! What the seller does that outlives the process, by the names of [`crash`](crate::crash), and what becomes
+//! of it when the process dies right before or right after. `tests/it/crash/matrix` kills at all of them, with
+//! the customer alive and with it killed too, and after a restart once more, and then counts the money.
+//!
+//! | point | effect | died before it | died after it |
+//! |---|---|---|---|
+//! | `store.create` | the store's empty file | there is none, and the next start makes it | an empty file, which the next start makes a store |
+//! | `store.migrate` | the tables, or their next version | rolled back, and done by the next start | there |
+//! | `store.lock` | the lock of the one that sells | free | free: it ends with the process |
+//! | `store.commit` | any commit, seen from inside SQLite | rolled back: as before the points that it belongs to | as after those points |
+//! | `provider.channel` | a new channel, on record | another channel is made; nobody has heard of this one | the next start comes back to it, and makes it known |
+//! | `provider.channel-said` | the channel known | made known by the next start | published again: the same event |
+//! | `provider.listing` | the time of what is said next about ourselves, on record | announced anew | announced anew, dated later |
+//! | `provider.listing-said` | the listing | announced anew | replaced by the next start's |
+//! | `provider.announcement` | the announcement, on record | announced anew | nothing to take back, which does no harm |
+//! | `provider.announcement-said` | the announcement, said | announced anew | customers take the next start's, which is later |
+//! | `provider.withdrawal-said` | what takes listing and announcements back | they fade by themselves, or are taken back by the next run that leaves | the same events may be taken back again |
+//! | `provider.withdrawn` | on record that they are taken back | taken back again by the next run that leaves | nothing is left to take back |
+//! | `provider.refusal-said` | `JobError` to a request without a quote | the request is read again, and refused again | refused, possibly twice |
+//! | `provider.invoice` | the invoice in the wallet | the request is read again, and quoted | the same: a plain invoice that nobody has seen is forgotten; a hold invoice is asked for again, and is the same where the wallet can tell it |
+//! | `provider.quote` | the quoted job, on record | as after `provider.invoice` | `quoted`: its invoice is sent |
+//! | `provider.invoice-said` | `Invoice` said | `quoted`: its invoice is sent | sent again: the customer takes the first |
+//! | `provider.quote-cancel` | the invoice of an unpaid quote cancelled in the wallet | `quoted`, until it expires | `quoted`, and nobody can pay it: looked up until it is over |
+//! | `provider.closed` | the end of a quote, or of a hold that ended by itself, on record | found again by the wallet's word | over |
+//! | `provider.funded` | a waiting job `paid` or `held` on record | `quoted`, and the wallet says that it is paid or held | waits for a slot |
+//! | `provider.position-said` | `JobAccepted` said | not said: it is a courtesy | said |
+//! | `provider.begin` | `running` on record | begun, and counted then | runs again, up to [`MAX_ATTEMPTS`] times |
+//! | `provider.work` | the backend's work | runs | runs again |
+//! | `provider.chunk` | a chunk on record | nobody has seen it: runs again | the next result begins with it |
+//! | `provider.chunk-said` | the chunk said | said again, with its number | the same: a customer knows it by its number |
+//! | `provider.result` | the result, signed, on record | runs again | published |
+//! | `provider.result-said` | the result said | published | published again: the same events |
+//! | `provider.delivered` | on record that a relay took it | published again | over; in escrow the release is awaited |
+//! | `provider.preimage` | the customer's preimage on record | looked for at the relays, or said again by the customer | the wallet is told to settle |
+//! | `provider.settle` | the held money claimed in the wallet | `released`: claimed | claimed again: the wallet says that it is ours |
+//! | `provider.settled` | what became of the claim, on record | the wallet is asked again | over |
+//! | `provider.failed` | on record that a paid job has no result | runs again | the customer is told |
+//! | `provider.returning` | on record that a held job has no result | runs again, while the money is held | the money is given back, the customer told |
+//! | `provider.give-back` | the held money given back in the wallet | `returning`: given back | given back again: the wallet says that it is theirs |
+//! | `provider.returned` | what became of that, on record | the wallet is asked again | over |
+//! | `provider.failure-said` | on the relays that there is no result | published | published again: the same events |
+//! | `provider.told` | on record that a relay took that | published again | over |
 
 use std::fmt;
 

@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::backend::BackendError;
 use super::escrow::{HoldEnd, NoHold};
-use super::job::{Address, Job, JobStep, MAX_ATTEMPTS};
+use super::job::{Address, Job, JobState, JobStep, MAX_ATTEMPTS};
 use super::pricing::{Quote, Refusal};
 use super::store::{Finish, JobStore, Seller, StoreError, Unsent};
 use super::work::Workshop;
+use crate::crash::{self, Point};
 use crate::ids::PaymentHash;
 use crate::protocol::message::{AgentMessage, Invoice, JobAccepted};
 use crate::relay::{RelayError, Subscription};
@@ -30,6 +31,10 @@ const RESULT_PATIENCE: Duration = Duration::from_secs(3_600);
 
 /// How much longer results are tried once the provider is to leave.
 pub(super) const LEAVING_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between tries to put on record what became of a job: twice as long each time.
+const STORE_RETRY_FIRST: Duration = Duration::from_millis(50);
+const STORE_RETRY_SLOWEST: Duration = Duration::from_secs(2);
 
 /// A job that ends this soon is put on record once, begun and done together.
 const ONE_RECORD: Duration = Duration::from_millis(50);
@@ -51,8 +56,8 @@ pub(super) enum Outcome {
     Loaded(EventId, Option<UnixSecs>, Result<Box<Job>, StoreError>),
     /// Whether the invoice of a quote can no longer be paid.
     Cancelled(EventId, Result<(), WalletError>),
-    /// The backend is done, one way or the other.
-    Worked(Box<Job>, Finish),
+    /// The backend is done, one way or the other, and that is on record, or will have to be.
+    Worked(Box<Job>, Finish, Recorded),
     /// The customer was told all there is, or could not be.
     Told(Unsent, Result<(), RelayError>),
     /// We announced, or could not.
@@ -65,6 +70,22 @@ pub(super) enum Outcome {
     Missed(Vec<Event>),
     /// Nothing that the loop has to know.
     Nothing,
+}
+
+/// How a job ended, where the store could not be written then.
+#[derive(Debug)]
+pub(super) struct Late {
+    pub(super) held_until: Option<UnixSecs>,
+    pub(super) finish: Finish,
+}
+
+/// Whether what became of a job is on record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recorded {
+    /// It is, or never can be.
+    Done,
+    /// The store can't be written now.
+    Later,
 }
 
 /// What all tasks share.
@@ -143,7 +164,8 @@ impl Shop {
             resumed: false,
         };
         // An invoice without a record is never sent, so nobody can pay it.
-        match self.store.insert(&job, &self.seller, self.now()).await {
+        let inserted = self.store.insert(&job, &self.seller, self.now());
+        match crash::around(Point::ProviderQuote, inserted).await {
             Ok(()) => Outcome::Quoted(Box::new(job)),
             // Served before, or its job id or hash is another job's: nothing to say, since any answer
             // would bear that other job's name.
@@ -171,7 +193,8 @@ impl Shop {
             hold: quote.escrow,
             description: format!("agent-compute {}", address.job_id()),
         };
-        let invoice = answer(wallet.invoice(request)).await?;
+        let invoice = answer(wallet.invoice(request));
+        let invoice = crash::around(Point::ProviderInvoice, invoice).await?;
         if invoice.amount != quote.price {
             let asks = invoice.amount;
             return Err(WalletError::Refused(format!("its invoice asks for {asks}")));
@@ -192,8 +215,9 @@ impl Shop {
         address: Address,
         invoice: Invoice,
     ) -> Outcome {
-        self.say(address, &AgentMessage::Invoice(invoice), INVOICE_PATIENCE)
-            .await;
+        let message = AgentMessage::Invoice(invoice);
+        let said = self.say(address, &message, INVOICE_PATIENCE);
+        crash::around(Point::ProviderInvoiceSaid, said).await;
         Outcome::Nothing
     }
 
@@ -212,7 +236,9 @@ impl Shop {
         let voice = &self.workshop.voice;
         match voice.refusal(address, &refusal) {
             Ok(event) => {
-                if let Err(trouble) = voice.publish(&event).await {
+                let published = voice.publish(&event);
+                let published = crash::around(Point::ProviderRefusalSaid, published);
+                if let Err(trouble) = published.await {
                     tracing::debug!(job_id = %address.job_id(), %trouble, "a refusal was not sent");
                 }
             }
@@ -229,7 +255,8 @@ impl Shop {
         position: u32,
     ) -> Outcome {
         let funded = self.store.fund(address.request, held_until, self.now());
-        if let Err(error) = funded.await {
+        if let Err(error) = crash::around(Point::ProviderFunded, funded).await {
+            // Its end is, and that says so too.
             tracing::error!(job_id = %address.job_id(), %error, "a payment is not on record");
         }
         self.tell_position(address, position).await
@@ -241,7 +268,8 @@ impl Shop {
             job_id: address.job_id(),
             queue_position: position,
         });
-        self.say(address, &message, Duration::ZERO).await;
+        let said = self.say(address, &message, Duration::ZERO);
+        crash::around(Point::ProviderPositionSaid, said).await;
         Outcome::Nothing
     }
 
@@ -282,7 +310,9 @@ impl Shop {
         hash: Option<PaymentHash>,
     ) -> Outcome {
         let done = match (&self.wallet, hash) {
-            (Some(wallet), Some(hash)) => answer(wallet.cancel(hash)).await,
+            (Some(wallet), Some(hash)) => {
+                crash::around(Point::ProviderQuoteCancel, answer(wallet.cancel(hash))).await
+            }
             _ => Ok(()),
         };
         Outcome::Cancelled(request, done)
@@ -294,7 +324,8 @@ impl Shop {
         request: EventId,
         why: &'static [JobStep],
     ) -> Outcome {
-        if let Err(error) = self.store.step(request, why, self.now()).await {
+        let closed = self.store.step(request, why, self.now());
+        if let Err(error) = crash::around(Point::ProviderClosed, closed).await {
             tracing::warn!(%request, %error, "the end of a quote is not on record");
         }
         Outcome::Nothing
@@ -337,12 +368,61 @@ impl Shop {
     pub(super) async fn ended(self: Arc<Self>, job: Box<Job>, finish: Finish) -> Outcome {
         let request = job.address.request;
         let (held_until, now) = (job.held_until, self.now());
-        let recorded = self.store.finish(request, held_until, finish.clone(), now);
-        if let Err(error) = recorded.await {
-            // The customer paid, so it is told all the same.
-            tracing::error!(job_id = %job.address.job_id(), %error, "a result is not on record");
+        let finished = self.store.finish(request, held_until, finish.clone(), now);
+        let point = match (&finish.error, held_until) {
+            (None, _) => Point::ProviderResult,
+            (Some(_), None) => Point::ProviderFailed,
+            (Some(_), Some(_)) => Point::ProviderReturning,
+        };
+        let recorded = match crash::around(point, finished).await {
+            Ok(_) => Recorded::Done,
+            Err(error) => {
+                // The customer paid, so it is told all the same.
+                tracing::error!(job_id = %job.address.job_id(), %error, "a result is not on record");
+                match error {
+                    StoreError::Storage(_) => Recorded::Later,
+                    _ => Recorded::Done,
+                }
+            }
+        };
+        Outcome::Worked(job, finish, recorded)
+    }
+
+    /// Puts on record what became of a job, again and again until the store takes it: a disk that is full
+    /// now may have room later, and what was paid for must not look unpaid until the next start.
+    pub(super) async fn insist_on_record<W>(
+        &self,
+        what: &str,
+        request: EventId,
+        write: impl Fn() -> W,
+    ) -> Result<JobState, StoreError>
+    where
+        W: Future<Output = Result<JobState, StoreError>>,
+    {
+        let insisting = async {
+            let mut pause = STORE_RETRY_FIRST;
+            loop {
+                match write().await {
+                    Err(error @ StoreError::Storage(_)) => {
+                        tracing::error!(%request, %error, "{what} is not on record yet");
+                    }
+                    done => return done,
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(STORE_RETRY_SLOWEST);
+            }
+        };
+        let leaving = async {
+            self.finish.cancelled().await;
+            tokio::time::sleep(STORE_RETRY_SLOWEST).await;
+        };
+        tokio::select! {
+            done = insisting => done,
+            () = leaving => {
+                let why = "the provider stops; the next start asks the wallet";
+                Err(StoreError::Storage(why.to_owned()))
+            }
         }
-        Outcome::Worked(job, finish)
     }
 
     /// Puts on record that a job was begun, unless it ends so soon that one record will do. A job that an
@@ -367,27 +447,47 @@ impl Shop {
     async fn begun(&self, job: &Job) {
         let request = job.address.request;
         let started = self.store.start(request, job.held_until, self.now());
-        if let Err(error) = started.await {
+        if let Err(error) = crash::around(Point::ProviderBegin, started).await {
             tracing::error!(job_id = %job.address.job_id(), %error, "a start is not on record");
         }
     }
 
-    /// Publishes what is on record, and puts on record that it was.
-    pub(super) async fn tell(self: Arc<Self>, what: Unsent) -> Outcome {
+    /// Publishes what is on record, or is `late` to be, and puts on record that it was.
+    pub(super) async fn tell(self: Arc<Self>, what: Unsent, late: Option<Late>) -> Outcome {
         let request = what.address.request;
+        let record = async {
+            let Some(Late { held_until, finish }) = late else {
+                return;
+            };
+            let write = || {
+                let finish = finish.clone();
+                self.store.finish(request, held_until, finish, self.now())
+            };
+            if let Err(error) = self.insist_on_record("a result", request, write).await {
+                tracing::error!(%request, %error, "a result is not on record");
+            }
+        };
         let leaving = async {
             self.finish.cancelled().await;
             tokio::time::sleep(LEAVING_PATIENCE).await;
         };
-        let told = tokio::select! {
-            told = self.publish(&what.messages) => told,
-            () = leaving => Err(RelayError::Closed),
+        let (saying, recording) = match what.is_result {
+            true => (Point::ProviderResultSaid, Point::ProviderDelivered),
+            false => (Point::ProviderFailureSaid, Point::ProviderTold),
+        };
+        let publish = async {
+            tokio::select! {
+                told = crash::around(saying, self.publish(&what.messages)) => told,
+                () = leaving => Err(RelayError::Closed),
+            }
+        };
+        let (told, ()) = tokio::join!(publish, record);
+        let write = || {
+            let step = self.store.step(request, &[JobStep::Published], self.now());
+            crash::around(recording, step)
         };
         if told.is_ok()
-            && let Err(error) = self
-                .store
-                .step(request, &[JobStep::Published], self.now())
-                .await
+            && let Err(error) = self.insist_on_record("a delivery", request, write).await
         {
             tracing::warn!(job_id = %what.address.job_id(), %error, "a delivery is not on record");
         }

@@ -35,8 +35,10 @@ use self::rows::{
 pub use self::streamed::Streamed;
 use self::writer::Writer;
 use super::job::{Address, Job, JobState, JobStep};
+use crate::crash::{self, Point};
 use crate::error::{Code, Error};
 use crate::ids::{JobId, PaymentHash};
+use crate::look::beside;
 use crate::units::{Msat, Network, UnixSecs};
 
 /// Why the store did not do what it was asked. Nothing changed.
@@ -209,7 +211,7 @@ impl JobStore {
         let io = |error: std::io::Error| unusable(path, &error);
         make_private(path).map_err(io)?;
         let db = connect(path).map_err(|error| unusable(path, &error))?;
-        let writer = Writer::start(db).map_err(io)?;
+        let writer = Writer::start(db, path).map_err(io)?;
         Ok(Self {
             path: Arc::new(path.to_owned()),
             writer,
@@ -222,16 +224,21 @@ impl JobStore {
     /// # Errors
     /// [`Code::Ledger`] if another provider has it, or the lock file can't be made.
     pub fn lock(&self) -> Result<SellerLock, Error> {
-        let mut path = self.path.as_os_str().to_owned();
-        path.push(".lock");
-        let path = PathBuf::from(path);
+        let path = beside(&self.path, ".lock");
         let trouble = |why: &dyn std::fmt::Display| {
             let store = self.path.display();
             Error::new(Code::Ledger, format!("the job store {store}: {why}"))
         };
         let file = open_private(&path).map_err(|error| trouble(&error))?;
-        match file.try_lock() {
-            Ok(()) => Ok(SellerLock { _file: file }),
+        crash::before(Point::StoreLock);
+        let locked = file.try_lock();
+        crash::after(Point::StoreLock);
+        match locked {
+            Ok(()) => {
+                // Of a seller that was killed: there may be no room until then.
+                let _ = file.set_len(0);
+                Ok(SellerLock { _file: file })
+            }
             Err(TryLockError::WouldBlock) => Err(trouble(
                 &"another provider is selling from it; give this one another --home",
             )),
@@ -241,12 +248,15 @@ impl JobStore {
 
     /// Puts a quoted job on record. From here on its payment is known, whatever happens.
     ///
+    /// From here on some room on the disk is kept, too, for what becomes of the jobs there are.
+    ///
     /// # Errors
-    /// [`StoreError::Known`] if its request, job id or payment hash is on record.
+    /// [`StoreError::Known`] if its request, job id or payment hash is on record; [`StoreError::Storage`]
+    /// also where there is no such room.
     pub async fn insert(&self, job: &Job, seller: &Seller, at: UnixSecs) -> Result<(), StoreError> {
         let (job, seller) = (job.clone(), seller.clone());
         self.writer
-            .write(move |db| {
+            .write_with_room(move |db| {
                 db.prepare_cached(
                     "INSERT INTO jobs (request_id, job_id, provider, customer, channel, wallet, network,
                      state, model, prompt, max_tokens, stream, deployed, price_msat, bolt11,

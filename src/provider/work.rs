@@ -19,6 +19,7 @@ use super::pieces;
 use super::pricing::Refusal;
 use super::store::{Finish, JobStore, StoreError, Streamed};
 use super::voice::{Unspeakable, Voice};
+use crate::crash::{self, Point};
 use crate::protocol::message::{AgentMessage, JobResult, StreamChunk};
 use crate::relay::RelayError;
 
@@ -128,7 +129,7 @@ impl Workshop {
         };
         let generate = async { self.backend.generate(request, chunks).await };
         let bounded = tokio::time::timeout(WORK, AssertUnwindSafe(generate).catch_unwind());
-        let made = match bounded.await {
+        let made = match crash::around(Point::ProviderWork, bounded).await {
             Err(_) => Err(BackendError::Failed("it took too long".into())),
             Ok(Err(_)) => Err(BackendError::Failed("it panicked".into())),
             Ok(Ok(made)) => made,
@@ -280,11 +281,13 @@ impl<'a> Outflow<'a> {
         let request = self.to.request;
         Some(
             async move {
-                if let Err(error) = store.remember_chunk(request, seq, piece).await {
+                let remembered = store.remember_chunk(request, seq, piece);
+                if let Err(error) = crash::around(Point::ProviderChunk, remembered).await {
                     tracing::error!(%error, "a chunk is not on record");
                     return (event, seq, Err(RelayError::NotPublished(Vec::new())));
                 }
-                let sent = voice.publish_patiently(&event, CHUNK_PATIENCE).await;
+                let sent = voice.publish_patiently(&event, CHUNK_PATIENCE);
+                let sent = crash::around(Point::ProviderChunkSaid, sent).await;
                 (event, seq, sent)
             }
             .boxed(),

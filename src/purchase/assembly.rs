@@ -114,14 +114,32 @@ impl Assembly {
         &self.text
     }
 
-    /// Holds a whole text against the pieces.
+    /// Holds a whole text against the pieces. Pieces that wait for an earlier one count as well: what a gap
+    /// will be filled with is open, that they follow it is not.
     #[must_use]
     pub fn compare(&self, whole: &str) -> Whole {
         let complete_and_other = self.numbered && self.is_complete() && self.text != whole;
         match whole.strip_prefix(&self.text) {
-            Some(rest) if !complete_and_other => Whole::Continues(rest.to_owned()),
+            Some(rest) if !complete_and_other && self.may_wait_in(rest) => {
+                Whole::Continues(rest.to_owned())
+            }
             _ => Whole::Contradicts,
         }
+    }
+
+    /// Whether the pieces that wait are all in `rest`, in order, and the last one at its end.
+    fn may_wait_in(&self, rest: &str) -> bool {
+        let mut rest = rest;
+        for (seq, piece) in &self.waiting {
+            if self.last == Some(*seq) {
+                return rest.ends_with(piece.as_str());
+            }
+            match rest.split_once(piece.as_str()) {
+                Some((_, after)) => rest = after,
+                None => return false,
+            }
+        }
+        true
     }
 }
 
@@ -171,6 +189,8 @@ mod tests {
             assert_eq!((a.text(), a.is_complete()), ("ab", true), "{pieces:?}");
             assert_eq!((a.waiting.len(), a.waiting_bytes), (0, 0), "{pieces:?}");
         }
+        let a = fed(&[first, (Some(9), "x", false), (Some(2), "c", true)]);
+        assert_eq!(a.compare("abc"), Whole::Continues("bc".to_owned()));
     }
 
     #[test]
@@ -206,6 +226,33 @@ mod tests {
         let a = fed(&[(Some(0), "a", false), (Some(1), "b", true)]);
         assert_eq!(a.compare("ab"), Whole::Continues(String::new()));
         assert_eq!(a.compare("abc"), Whole::Contradicts);
+    }
+
+    #[test]
+    fn what_follows_a_gap_must_be_in_the_whole_too() {
+        let a = fed(&[
+            (Some(0), "It was", false),
+            (Some(2), " best", false),
+            (Some(4), " times", true),
+        ]);
+        let continues = |rest: &str| Whole::Continues(rest.to_owned());
+        assert_eq!(
+            a.compare("It was the best of times"),
+            continues(" the best of times")
+        );
+        assert_eq!(a.compare("It was best times"), continues(" best times"));
+        for other in [
+            "It was the best",
+            "It was the best of times!",
+            "It was of times",
+            "It was times best",
+            "It was",
+        ] {
+            assert_eq!(a.compare(other), Whole::Contradicts, "{other}");
+        }
+        let without_end = fed(&[(Some(0), "a", false), (Some(2), "c", false)]);
+        assert_eq!(without_end.compare("abcd"), continues("bcd"));
+        assert_eq!(without_end.compare("ab"), Whole::Contradicts);
     }
 
     #[test]

@@ -11,17 +11,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::wallet::look_up;
 use super::event::{PurchaseEvent, Receipt};
 use super::observed::{FirstToken, cuts_short, observation};
+use super::points;
 use super::state::{Booking, Effect, Finish, Happening, Phase, State, Step};
 use super::step::{Now, step};
 use super::watcher::Watcher;
 use crate::clock::Clock;
 use crate::config;
+use crate::crash::{self, Point};
 use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
 use crate::ledger::{DriveGuard, Entry, Ledger, LedgerError, Limits, Reserve};
@@ -52,6 +54,15 @@ pub struct Engine {
     pub clock: Clock,
 }
 
+/// How long a provider may take to quote, while there is another to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotePatience {
+    /// From when its request is at a relay.
+    pub once_sent: Duration,
+    /// In any case.
+    pub until: Instant,
+}
+
 /// One purchase under way.
 pub struct Run<'a> {
     engine: &'a Engine,
@@ -76,6 +87,8 @@ pub struct Run<'a> {
     looking: Option<AbortHandle>,
     /// When the preimage is said again, and the pause before the next time.
     release_again: Option<(Instant, Duration)>,
+    /// `None`: the provider may quote until the deadline.
+    quote_patience: Option<QuotePatience>,
     /// It was left by an earlier run: nobody waits for the result beyond the time that recovery has.
     resumed: bool,
     first_token: FirstToken,
@@ -112,6 +125,7 @@ impl<'a> Run<'a> {
             look_after: config::LOOK_UP_FIRST,
             looking: None,
             release_again: None,
+            quote_patience: None,
             resumed: false,
             first_token: FirstToken::default(),
             stored_only: false,
@@ -123,6 +137,13 @@ impl<'a> Run<'a> {
     #[must_use]
     pub const fn stored_only(mut self, yes: bool) -> Self {
         self.stored_only = yes;
+        self
+    }
+
+    /// Gives up a provider that does not quote in this time.
+    #[must_use]
+    pub const fn quote_within(mut self, patience: Option<QuotePatience>) -> Self {
+        self.quote_patience = patience;
         self
     }
 
@@ -301,11 +322,9 @@ impl<'a> Run<'a> {
             .chain(seen.map(Entry::Observe))
             .collect();
         let id = self.state.terms.id;
-        let committed = self
-            .engine
-            .ledger
-            .commit(id, self.version, row, entries)
-            .await;
+        let commit = self.engine.ledger.commit(id, self.version, row, entries);
+        let points = points::of_commit(&before, &self.state.phase);
+        let committed = crash::around(points, commit).await;
         let refused_as = match committed {
             Ok(version) => {
                 self.version = version;
@@ -348,7 +367,14 @@ impl<'a> Run<'a> {
                 .of(self.state.terms.id)
                 .with_money(paid, reserved);
         }
-        Error::from(error)
+        let nothing = if reserved.is_zero() {
+            "; nothing was paid"
+        } else {
+            ""
+        };
+        let message = format!("{error}{nothing}");
+        let code = Error::from(error).code();
+        Error::new(code, message)
             .of(self.state.terms.id)
             .with_money(paid, reserved)
     }
@@ -409,12 +435,21 @@ impl<'a> Run<'a> {
         let relays = Arc::clone(&self.engine.relays);
         let request = self.state.terms.request.clone();
         let within = self.deadline.saturating_duration_since(Instant::now());
+        let patience = self.quote_patience;
         self.work.spawn(async move {
-            match relays.publish(&request, within).await {
-                Ok(_) => None,
-                Err(error) => Some(Happening::NotSent(error.to_string())),
+            let publish = relays.publish(&request, within);
+            if let Err(error) = crash::around(Point::CustomerRequest, publish).await {
+                return Some(Happening::NotSent(error.to_string()));
             }
+            sleep(patience?.once_sent).await;
+            Some(Happening::NoQuote)
         });
+        if let Some(QuotePatience { until, .. }) = patience {
+            self.work.spawn(async move {
+                sleep_until(until).await;
+                Some(Happening::NoQuote)
+            });
+        }
     }
 
     /// A provider that has missed the preimage is told again, after growing pauses.
@@ -457,21 +492,9 @@ impl<'a> Run<'a> {
         };
         let relays = Arc::clone(&self.engine.relays);
         let until = self.deadline.max(Instant::now() + config::LAST_WORDS);
-        self.said.spawn(async move {
-            let mut pause = config::RETRY_FIRST;
-            loop {
-                let within = until.saturating_duration_since(Instant::now());
-                match relays.publish(&event, within).await {
-                    Ok(_) | Err(RelayError::Closed | RelayError::NoRelay(_)) => return,
-                    Err(RelayError::NotPublished(_) | RelayError::Unreachable(_)) => {}
-                }
-                if Instant::now() + pause >= until {
-                    return;
-                }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(config::RETRY_LONGEST);
-            }
-        });
+        let points = points::of_message(message);
+        self.said
+            .spawn(crash::around(points, publish_until(relays, event, until)));
     }
 
     /// Gives what is still to be said a moment to leave.
@@ -501,6 +524,23 @@ impl<'a> Run<'a> {
     async fn reserved(&self) -> Msat {
         let record = self.engine.ledger.purchase(self.state.terms.id).await;
         record.map_or(Msat::ZERO, |record| record.reserved())
+    }
+}
+
+/// Publishes again and again until a relay has taken it, or time is up.
+async fn publish_until(relays: Arc<dyn RelaySession>, event: nostr::Event, until: Instant) {
+    let mut pause = config::RETRY_FIRST;
+    loop {
+        let within = until.saturating_duration_since(Instant::now());
+        match relays.publish(&event, within).await {
+            Ok(_) | Err(RelayError::Closed | RelayError::NoRelay(_)) => return,
+            Err(RelayError::NotPublished(_) | RelayError::Unreachable(_)) => {}
+        }
+        if Instant::now() + pause >= until {
+            return;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(config::RETRY_LONGEST);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::error::Error;
+use crate::error::{Code, Error};
 use crate::ids::{JobId, PaymentHash, PurchaseId};
 use crate::protocol::Feature;
 use crate::protocol::record::Summary;
@@ -25,6 +25,23 @@ pub enum PurchaseEvent {
         provider: String,
         /// What it asks for this job, if it says.
         price_msat: Option<Msat>,
+        /// How many others may be asked, at most, should this one fail with nothing paid.
+        #[serde(skip)]
+        others: usize,
+    },
+    /// This provider failed, and its purchase is over: nothing was paid, or it is back. The next one is
+    /// about to be selected, with a purchase of its own; what came of the result so far is void.
+    FailedOver {
+        /// The purchase that failed.
+        purchase_id: PurchaseId,
+        /// The provider that failed.
+        provider: String,
+        /// How, as a stable word.
+        code: Code,
+        /// What happened.
+        message: String,
+        /// The provider that is asked next.
+        next_provider: String,
     },
     /// The request is on its way.
     Requested {
@@ -169,7 +186,7 @@ impl std::fmt::Display for Receipt {
 #[derive(Clone, Debug, Serialize)]
 pub struct ErrorLine {
     /// The stable word.
-    pub code: crate::Code,
+    pub code: Code,
     /// What happened and what to do.
     pub message: String,
     /// Whether the same request may well succeed later.

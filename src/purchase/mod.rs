@@ -51,6 +51,44 @@
 //!
 //! A look-up that says *paid* books the payment; one that proves failure frees the money; any other
 //! answer, and no answer, leaves the money reserved.
+//!
+//! # Crash points
+//!
+//! What a purchase does that outlives the process, by the names of [`crash`](crate::crash), and what
+//! becomes of it when the process dies right before or right after. Nothing else can be interrupted: between
+//! two of these the ledger, the wallet and the relays stand still. Recovery is that of the table above, and
+//! may itself die at any of them and begin anew. `tests/it/crash/matrix` kills at all of them, with the seller
+//! alive and with it killed too, and then counts the money.
+//!
+//! | point | effect | died before it | died after it |
+//! |---|---|---|---|
+//! | `ledger.create` | the ledger's empty file | there is no ledger: nothing was ever bought | an empty file, which the next start makes a ledger |
+//! | `ledger.owner` | the lock that says that this process lives | a free lock, which is cleared away | the same: the lock ends with the process |
+//! | `ledger.migrate` | the tables, or their next version | rolled back, and done by the next start | there |
+//! | `ledger.commit` | any commit, seen from inside SQLite | rolled back: as before the point that it belongs to | as after that point |
+//! | `customer.open` | *requested* on record, with the preimage of an escrow | no purchase; nobody knows its hash | failed: nothing was asked or paid |
+//! | `customer.request` | the request said | failed: nothing was asked or paid | failed; the provider, who may have quoted, is told |
+//! | `customer.fail` | *failed* on record, before any payment | failed, for being cut off | failed |
+//! | `customer.cancel-said` | `Cancel` said | the quote ends by itself | the quote is taken back |
+//! | `customer.reserve` | the money set aside and *paying* on record, in one commit | failed: nothing was set aside or paid | the wallet knows no such payment: the money is free |
+//! | `customer.lock` | the same for *locked* | failed: nothing was set aside or locked | the wallet knows no such payment: the money is free |
+//! | `customer.pay` | the wallet told to pay | the wallet knows no such payment: the money is free | the wallet says that it is paid, or locked: the result is fetched |
+//! | `customer.unknown` | the doubt on record | looked up, as after an order that nobody heard the answer to | looked up |
+//! | `customer.seen-again` | on record that a payment into escrow that was in doubt is on its way | looked up again | locked |
+//! | `customer.free` | the proof of failure, and the money free, on record | looked up, and proven again | failed: nothing was paid |
+//! | `customer.settle` | *paid* on record | looked up: paid | the provider is told, the result fetched |
+//! | `customer.paid-said` | `PaymentSent` said | said, and the result fetched | the same: saying it twice does no harm |
+//! | `customer.locked-said` | `HtlcLocked` said | said, and the result fetched | the same |
+//! | `customer.result` | the result of what is paid on record | fetched from the relays | delivered: printed again for the same key |
+//! | `customer.undelivered` | on record that there is none | the provider's word is read again | undelivered, with the proof of payment; a late result is fetched |
+//! | `customer.release` | the result of what is locked on record | fetched from the relays; until then the preimage stays here | the preimage is said |
+//! | `customer.preimage-said` | the preimage said | said | said again: the provider settles once |
+//! | `customer.claimed` | on record that the provider has the money | looked up: paid | delivered |
+//! | `customer.unclaimed` | on record that it came back, with the result here | looked up: back | delivered, and nothing paid |
+//! | `customer.withhold` | on record that there is no result, so that the preimage stays | the provider's word, or the wallet's, is read again | looked up until the money is back |
+//! | `customer.back` | the locked money back and free, on record | looked up: back | failed: nothing was paid |
+//! | `recovery.adopt` | a dead process's purchase taken over | the next recovery takes it | the next one takes it from this one |
+//! | `recovery.look-up` | the wallet asked what became of a payment | asked | asked again: asking changes nothing |
 
 #[doc(hidden)]
 pub mod assembly;
@@ -63,6 +101,7 @@ pub mod listen;
 pub mod lock;
 #[doc(hidden)]
 pub mod observed;
+mod points;
 mod preimage_text;
 pub mod recover;
 #[doc(hidden)]

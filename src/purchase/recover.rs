@@ -14,9 +14,11 @@ use super::event::PurchaseEvent;
 use super::listen::{Since, listen};
 use super::lock::Lock;
 use super::observed::observation;
+use super::points;
 use super::state::{Happening, Phase, State};
 use super::watcher::Watcher;
 use crate::config;
+use crate::crash::{self, Point};
 use crate::error::{Code, Error, Result};
 use crate::ids::{PaymentHash, PurchaseId};
 use crate::ledger::{DriveGuard, Entry, LedgerError, PurchaseRecord};
@@ -111,7 +113,7 @@ pub async fn recover_one(
         return Ok(None);
     };
     let driving = Arc::new(driving);
-    let record = match engine.ledger.adopt(record.id, record.version).await {
+    let record = match adopt(engine, &record).await {
         Ok(record) => record,
         Err(LedgerError::Conflict(_)) => return Ok(None),
         Err(error) => return Err(error.into()),
@@ -137,7 +139,7 @@ pub async fn resolve(engine: &Engine, id: &str, paid: bool) -> Result<Recovered>
         )
     };
     let _driving = engine.ledger.drive(record.id).ok_or_else(busy)?;
-    let record = match engine.ledger.adopt(record.id, record.version).await {
+    let record = match adopt(engine, &record).await {
         Err(LedgerError::Conflict(_)) => return Err(busy()),
         other => other?,
     };
@@ -158,6 +160,16 @@ pub async fn resolve(engine: &Engine, id: &str, paid: bool) -> Result<Recovered>
     )
     .await?;
     report(engine, record.id, was, None).await
+}
+
+async fn adopt(engine: &Engine, record: &PurchaseRecord) -> Result<PurchaseRecord, LedgerError> {
+    let adopt = engine.ledger.adopt(record.id, record.version);
+    crash::around(Point::RecoveryAdopt, adopt).await
+}
+
+async fn ask(wallet: &dyn Wallet, hash: PaymentHash, first_pause: Duration) -> Happening {
+    let answer = look_up(wallet, hash, first_pause);
+    crash::around(Point::RecoveryLookUp, answer).await
 }
 
 fn read(record: &PurchaseRecord) -> Result<State> {
@@ -197,10 +209,8 @@ async fn settle_and_fetch(
     let fetches = match &state.phase {
         // Its money was looked at; whether a result came after all can wait for `recover`.
         Phase::Withheld { .. } => depth == Depth::All,
-        Phase::Awaiting { .. }
-        | Phase::Undelivered { .. }
-        | Phase::Locked(_)
-        | Phase::Released { .. } => true,
+        Phase::Undelivered { spoiled, .. } => !spoiled,
+        Phase::Awaiting { .. } | Phase::Locked(_) | Phase::Released { .. } => true,
         _ => false,
     };
     if fetches {
@@ -243,7 +253,7 @@ async fn decide_payment(
     let mut pause = Duration::ZERO;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let Ok(found) = timeout(left, look_up(&**wallet, hash, pause)).await else {
+        let Ok(found) = timeout(left, ask(&**wallet, hash, pause)).await else {
             break;
         };
         version = apply(engine, state, version, found).await?;
@@ -316,7 +326,7 @@ async fn look_at_lock(
     let mut pause = Duration::ZERO;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let Ok(found) = timeout(left, look_up(&**wallet, hash, pause)).await else {
+        let Ok(found) = timeout(left, ask(&**wallet, hash, pause)).await else {
             return Ok((version, Some(silence_or_doubt(&**wallet, hash).await)));
         };
         version = apply(engine, state, version, found).await?;
@@ -357,10 +367,9 @@ async fn apply(
         })
         .chain(observation(&before, state, false, None).map(Entry::Observe))
         .collect();
-    Ok(engine
-        .ledger
-        .commit(state.terms.id, version, row, entries)
-        .await?)
+    let points = points::of_commit(&before, &state.phase);
+    let commit = engine.ledger.commit(state.terms.id, version, row, entries);
+    Ok(crash::around(points, commit).await?)
 }
 
 /// Fetches a result that is on the relays, or comes while the buyer would still have waited for it.

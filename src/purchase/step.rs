@@ -9,7 +9,7 @@ mod provider;
 #[cfg(test)]
 mod tests;
 
-use self::ending::{before_payment, deadline, interrupted, not_sent, resumed};
+use self::ending::{before_payment, deadline, interrupted, no_quote, not_sent, resumed};
 use self::money::{give_up_looking, looked_up, pay_answered, prepared, resolved};
 use self::provider::{heard, no_whole_text};
 use super::event::PurchaseEvent;
@@ -31,6 +31,7 @@ pub fn step(state: &mut State, happening: Happening, now: Now) -> Step {
     match happening {
         Happening::Message { from, message } => heard(state, from, message, now),
         Happening::NotSent(reason) => not_sent(state, &reason),
+        Happening::NoQuote => no_quote(state),
         Happening::Prepared { fee_cap, seen } => prepared(state, fee_cap, seen),
         Happening::CannotPay { code, message } => before_payment(state, code, message),
         Happening::OverBudget(refusal) => before_payment(

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use lightning_invoice::{Currency, InvoiceBuilder, PaymentSecret};
+use lightning_invoice::{
+    Bolt11Invoice, Bolt11InvoiceDescriptionRef, Currency, InvoiceBuilder, PaymentSecret,
+};
 use nostr::SECP256K1;
 use nostr::hashes::{Hash, sha256};
 use nostr::secp256k1::SecretKey;
@@ -77,4 +79,14 @@ pub fn sign(draft: &Draft, node_key: &SecretKey) -> Result<String, Unsignable> {
         .build_signed(|hash| SECP256K1.sign_ecdsa_recoverable(hash, node_key))
         .map(|invoice| invoice.to_string())
         .map_err(|_| Unsignable("its time is past the year 3058"))
+}
+
+/// What an invoice says that it is for; `None` if it is none, or only gives the hash of its description.
+#[must_use]
+pub fn description(bolt11: &str) -> Option<String> {
+    let invoice: Bolt11Invoice = bolt11.parse().ok()?;
+    match invoice.description() {
+        Bolt11InvoiceDescriptionRef::Direct(text) => Some(text.to_string()),
+        Bolt11InvoiceDescriptionRef::Hash(_) => None,
+    }
 }

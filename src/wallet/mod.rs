@@ -216,7 +216,9 @@ pub trait Wallet: fmt::Debug + Send + Sync {
     async fn fee_quote(&self, bolt11: &str) -> Result<Msat, WalletError>;
 
     /// Makes an invoice. With [`InvoiceRequest::hold`] it is a hold invoice on that very hash, and a
-    /// hash that was used before is refused.
+    /// hash that was used before is refused; but who asks for the same once more (hash, amount,
+    /// description) while it is open gets the same invoice, where the wallet can: that caller died before
+    /// it could note it.
     ///
     /// # Errors
     /// If the wallet does not answer, refuses, or has no hold invoices.

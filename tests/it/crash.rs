@@ -2,12 +2,14 @@
 //! the ledger, the bank and the seller must tell one story, to the millisatoshi.
 //!
 //! Chance comes from a seed, which each test prints: `CRASH_SEED=N` repeats its choices (the moments are
-//! the machine's), `CRASH_ROUNDS=N` makes the killings go on for longer.
+//! the machine's), `CRASH_ROUNDS=N` makes the killings go on for longer. `CRASH_MATRIX=all` runs each row of
+//! the [`matrix`] in each way.
 
 mod crowd;
 mod escrow;
 mod killed;
 mod library;
+mod matrix;
 mod spoiled_ledger;
 mod spoiled_wallet;
 mod stopped;
@@ -23,56 +25,60 @@ use serde_json::Value;
 
 use crate::harness::{Ran, Running, World, assert_conserved, run};
 
-const PRICE: u64 = 10_000;
-const OPENING_BALANCE: u64 = 100_000_000;
+pub(crate) const PRICE: u64 = 10_000;
+pub(crate) const OPENING_BALANCE: u64 = 100_000_000;
 
 /// How often `recover` may be run before it must have settled everything.
 const MOST_RECOVERIES: usize = 10;
 
 /// The moments of a test.
-struct Moments(StdRng);
+pub(crate) struct Moments(StdRng);
 
 impl Moments {
-    fn of(test: &str) -> Self {
+    pub(crate) fn of(test: &str) -> Self {
         let seed = number("CRASH_SEED").unwrap_or(0x5eed);
         println!("{test}: CRASH_SEED={seed}");
         Self(StdRng::seed_from_u64(seed))
     }
 
     /// Waits for a part of `most`, in tenths of milliseconds.
-    fn pass(&mut self, most: Duration) {
+    pub(crate) fn pass(&mut self, most: Duration) {
         let most = u64::try_from(most.as_micros()).unwrap();
         let wait = Duration::from_micros(self.0.random_range(0..=most));
         std::thread::sleep(wait);
     }
 
-    fn one_in(&mut self, n: u32) -> bool {
+    pub(crate) fn one_in(&mut self, n: u32) -> bool {
         self.0.random_ratio(1, n)
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "read by the tests alone")]
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
+fn text(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
-fn rounds(usually: u64) -> u64 {
+pub(crate) fn number(name: &str) -> Option<u64> {
+    text(name)?.parse().ok()
+}
+
+pub(crate) fn rounds(usually: u64) -> u64 {
     number("CRASH_ROUNDS").unwrap_or(usually)
 }
 
 /// How long one purchase takes here and now, program start included.
-fn usual_time(world: &World, home: &str) -> Duration {
+pub(crate) fn usual_time(world: &World, home: &str) -> Duration {
     let begun = Instant::now();
     world.buy(home, &["--prompt", "warm up"]).expect(0);
     begun.elapsed()
 }
 
-fn recover(world: &World, home: &str) -> Ran {
+pub(crate) fn recover(world: &World, home: &str) -> Ran {
     run(&mut world.customer(home, &["--json", "recover"]))
 }
 
 /// Recovers until nothing is in trouble.
-fn settle(world: &World, home: &str) {
+pub(crate) fn settle(world: &World, home: &str) {
     let mut last = None;
     for _ in 0..MOST_RECOVERIES {
         let ran = recover(world, home);
@@ -84,26 +90,26 @@ fn settle(world: &World, home: &str) {
     panic!("recover never came to an end: {last:#?}");
 }
 
-fn history(world: &World, home: &str) -> Vec<Value> {
+pub(crate) fn history(world: &World, home: &str) -> Vec<Value> {
     run(&mut world.bare_customer(home, &["--json", "history"]))
         .expect(0)
         .events()
 }
 
-fn show(world: &World, home: &str, purchase: &Value) -> Value {
+pub(crate) fn show(world: &World, home: &str, purchase: &Value) -> Value {
     let id = purchase["purchase_id"].as_str().unwrap();
     run(&mut world.bare_customer(home, &["--json", "show", id]))
         .expect(0)
         .last()
 }
 
-fn identity(world: &World, home: &str) -> String {
+pub(crate) fn identity(world: &World, home: &str) -> String {
     let ran = run(&mut world.bare_customer(home, &["--json", "identity", "show"])).expect(0);
     ran.last()["pubkey"].as_str().unwrap().to_owned()
 }
 
 /// What this account has paid according to the bank: amount and fee by payment hash.
-fn paid_at_bank(world: &World, pubkey: &str) -> BTreeMap<String, u64> {
+pub(crate) fn paid_at_bank(world: &World, pubkey: &str) -> BTreeMap<String, u64> {
     let bank = Connection::open(world.bank()).unwrap();
     let mut payments = bank
         .prepare(
@@ -117,7 +123,7 @@ fn paid_at_bank(world: &World, pubkey: &str) -> BTreeMap<String, u64> {
 
 /// The ledger of `home`, the bank and each purchase agree: what is booked is what was paid, payment by
 /// payment; nothing is open; what was delivered has its text. Returns what was spent.
-fn assert_one_story(world: &World, home: &str) -> u64 {
+pub(crate) fn assert_one_story(world: &World, home: &str) -> u64 {
     assert_conserved(&world.bank());
     let purchases = history(world, home);
     let mut booked = BTreeMap::new();
@@ -143,20 +149,20 @@ fn assert_one_story(world: &World, home: &str) -> u64 {
     spent
 }
 
-fn in_state<'a>(purchases: &'a [Value], state: &str) -> Vec<&'a Value> {
+pub(crate) fn in_state<'a>(purchases: &'a [Value], state: &str) -> Vec<&'a Value> {
     let is = |purchase: &&Value| purchase["state"] == state;
     purchases.iter().filter(is).collect()
 }
 
 /// The seller's own list of its jobs.
-fn jobs(world: &World, home: &str) -> Vec<Value> {
+pub(crate) fn jobs(world: &World, home: &str) -> Vec<Value> {
     run(&mut world.bare_provider(home, &["--json", "jobs"]))
         .expect(0)
         .events()
 }
 
 /// The result or the error that a purchase ends with.
-fn last_line(buying: &mut Running) -> Value {
+pub(crate) fn last_line(buying: &mut Running) -> Value {
     buying.wait_for("the last line", |line| {
         let line: Value = serde_json::from_str(line).unwrap();
         let last = line["event"] == "result" || line["event"] == "error";
@@ -164,6 +170,6 @@ fn last_line(buying: &mut Running) -> Value {
     })
 }
 
-fn ledger_file(world: &World, home: &str) -> PathBuf {
+pub(crate) fn ledger_file(world: &World, home: &str) -> PathBuf {
     world.home(home).join("customer").join("ledger.sqlite")
 }

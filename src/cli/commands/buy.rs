@@ -5,7 +5,8 @@ use crate::cli::settings::{FindSettings, PurchaseSettings, Settings, WalletChoic
 use crate::cli::signals;
 use crate::cli::text::one_line;
 use crate::cli::watch::{
-    LONGEST_NAME, client_builder, open_client, provider_line, short, summary, waiting_for, watch,
+    LONGEST_NAME, client_builder, failed_over, open_client, provider_line, short, summary,
+    waiting_for, watch,
 };
 use crate::client::{PurchaseEvent, PurchaseRequest};
 use crate::error::Result;
@@ -28,6 +29,9 @@ pub async fn run(settings: Settings, purchase: PurchaseSettings, out: &Output) -
     }
     out.status("looking for providers");
     let show = |event: &PurchaseEvent| {
+        if let Some(note) = failed_over(event) {
+            out.note(&note);
+        }
         if let Some(status) = waiting_for(event) {
             out.status(&status);
         }
@@ -59,6 +63,7 @@ fn request(purchase: &PurchaseSettings) -> PurchaseRequest {
         tick: purchase.tick.clone(),
         idempotency_key: purchase.idempotency_key.clone(),
         escrow: purchase.htlc,
+        retries: purchase.retries,
         timeout: purchase.timeout,
         plaintext: purchase.plaintext,
         ..find(&purchase.find, &purchase.prompt)
@@ -87,6 +92,7 @@ async fn dry_run(
         purchase_id: None,
         provider: offer.provider.to_hex(),
         price_msat,
+        others: 0,
     });
     let price = price_msat.map_or("an unknown price".to_owned(), |price| price.to_string());
     out.line(&format!(

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use rusqlite::ErrorCode;
+use rusqlite::{ErrorCode, ffi};
 
+use crate::disk;
 use crate::ledger::LedgerError;
 
 /// What goes wrong in here, before the file's name is put to it.
@@ -43,6 +44,26 @@ impl Fault {
         }
     }
 
+    /// Whether it is for want of space on the disk. Nothing changed then.
+    pub(in crate::ledger) fn is_full(&self) -> bool {
+        matches!(self, Self::Sql(error) if disk::is_full(error))
+    }
+
+    /// The file is there, and may not be written.
+    pub(super) fn read_only() -> Self {
+        let failure = ffi::Error::new(ffi::SQLITE_READONLY);
+        Self::Sql(rusqlite::Error::SqliteFailure(failure, None))
+    }
+
+    /// Whether it is for want of the right to write.
+    pub(super) fn is_read_only(&self) -> bool {
+        let Self::Sql(error) = self else { return false };
+        matches!(
+            error.sqlite_error_code(),
+            Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied)
+        )
+    }
+
     pub(super) fn is_busy(&self) -> bool {
         let Self::Sql(error) = self else { return false };
         matches!(
@@ -58,6 +79,7 @@ impl Fault {
 
 fn in_words(error: &rusqlite::Error) -> String {
     let advice = match error.sqlite_error_code() {
+        _ if disk::is_full(error) => "the disk is full. Free some space and try again",
         Some(ErrorCode::NotADatabase) => {
             "it is not a ledger. Restore it from a backup; if you begin a new one in its place, what \
              was spent and what is in doubt is forgotten"
@@ -66,7 +88,6 @@ fn in_words(error: &rusqlite::Error) -> String {
             "it is damaged. Restore it from a backup; if you begin a new one in its place, what was \
              spent and what is in doubt is forgotten"
         }
-        Some(ErrorCode::DiskFull) => "the disk is full. Free some space and try again",
         Some(
             ErrorCode::DatabaseBusy
             | ErrorCode::DatabaseLocked
@@ -91,8 +112,6 @@ fn in_words(error: &rusqlite::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use rusqlite::ffi;
-
     use super::*;
 
     #[test]

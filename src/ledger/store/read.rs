@@ -236,6 +236,13 @@ pub(in crate::ledger) fn hash_used(db: &Connection, hash: PaymentHash) -> Result
         .exists([hash.to_string()])?)
 }
 
+/// The number of the latest line of the log. It only grows.
+pub(in crate::ledger) fn written(db: &Connection) -> Result<u64, Fault> {
+    Ok(db
+        .prepare_cached("SELECT coalesce(max(seq), 0) FROM log")?
+        .query_row([], |row| row.get(0))?)
+}
+
 /// Now, but never earlier than the ledger has been.
 pub(in crate::ledger) fn ledger_time(db: &Connection, clock: &Clock) -> Result<UnixSecs, Fault> {
     Ok(clamp_time(clock.now()).max(stored_time(db)?))

@@ -12,7 +12,7 @@ use crate::ids::{JobId, PaymentHash};
 use crate::provider::event::ProviderEvent;
 use crate::provider::job::{Job, JobStep};
 use crate::provider::pricing::Refusal;
-use crate::provider::shop::Shop;
+use crate::provider::shop::{Late, Recorded, Shop};
 use crate::provider::store::{Finish, LateQuote, StoreError, Unsent};
 use crate::relay::RelayError;
 use crate::units::UnixSecs;
@@ -206,7 +206,11 @@ impl Engine {
         self.spawn(Some(request), task);
     }
 
-    pub(super) fn on_worked(&mut self, job: &Job, finish: Finish) {
+    pub(super) fn on_worked(&mut self, job: &Job, finish: Finish, recorded: Recorded) {
+        let late = (recorded == Recorded::Later).then(|| Late {
+            held_until: job.held_until,
+            finish: finish.clone(),
+        });
         let address = job.address;
         let (job_id, price_msat) = (address.job_id(), job.price);
         self.drop_job(address.request);
@@ -234,17 +238,18 @@ impl Engine {
                 self.give_back(address.request);
             }
         }
-        self.tell(Unsent {
+        let unsent = Unsent {
             address,
             price: job.price,
             is_result,
             messages: finish.messages,
-        });
+        };
+        self.tell(unsent, late);
     }
 
-    pub(super) fn tell(&mut self, unsent: Unsent) {
+    pub(super) fn tell(&mut self, unsent: Unsent, late: Option<Late>) {
         self.telling += 1;
-        let task = Arc::clone(&self.shop).tell(unsent);
+        let task = Arc::clone(&self.shop).tell(unsent, late);
         self.spawn(None, task);
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::schema::{self, Unusable};
+use crate::crash::{self, Point};
 
 /// How long a change waits for another process that is writing.
 const BUSY: Duration = Duration::from_secs(5);
@@ -33,7 +34,10 @@ pub(super) fn make_private(path: &Path) -> std::io::Result<()> {
         std::os::unix::fs::DirBuilderExt::mode(&mut make, 0o700);
         make.create(folder)?;
     }
-    open_private(path).map(drop)
+    crash::before(Point::StoreCreate);
+    open_private(path)?;
+    crash::after(Point::StoreCreate);
+    Ok(())
 }
 
 pub(super) fn open_private(path: &Path) -> std::io::Result<File> {

@@ -4,6 +4,8 @@ use std::fmt;
 
 use rusqlite::Connection;
 
+use crate::crash::{self, Point};
+
 /// Marks the file as a job store ("acjb"), so that another program's database is not taken for one.
 const APPLICATION_ID: i32 = 0x6163_6a62;
 
@@ -126,7 +128,9 @@ pub(super) fn migrate(db: &mut Connection) -> Result<(), Unusable> {
         change.execute_batch(migration)?;
         change.pragma_update(None, "user_version", next)?;
     }
+    crash::before(Point::StoreMigrate);
     change.commit()?;
+    crash::after(Point::StoreMigrate);
     Ok(())
 }
 

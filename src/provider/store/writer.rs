@@ -1,12 +1,17 @@
 //! One thread that owns the connection and commits what is waiting together: under load many changes
 //! share one fsync, and no async task ever blocks on the disk.
 
+use std::path::Path;
 use std::thread;
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
+use super::files::open_private;
+use crate::crash::{self, Point};
+use crate::disk::{self, Room, SameFiles};
+use crate::look::beside;
 
 /// Changes that may wait. Whoever has one more waits in turn.
 const QUEUE: usize = 256;
@@ -25,6 +30,16 @@ struct Change {
     make: Make,
     /// Whether it must survive the machine, and not only the process.
     durable: bool,
+    /// Whether it is made only where there is room for more.
+    needs_room: bool,
+}
+
+/// The file, and what is around it.
+struct Disk {
+    db: Connection,
+    opened: SameFiles,
+    /// In the seller's lock file, which nobody reads. None where that can't be opened.
+    room: Option<Room>,
 }
 
 /// The way to the thread. The thread ends when the last of these is gone and the queue is empty.
@@ -35,11 +50,17 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Starts the thread.
-    pub(super) fn start(db: Connection) -> std::io::Result<Self> {
+    pub(super) fn start(db: Connection, file: &Path) -> std::io::Result<Self> {
         let (queue, changes) = mpsc::channel(QUEUE);
+        let mut disk = Disk {
+            db,
+            opened: SameFiles::of(file),
+            room: None,
+        };
+        let lock = beside(file, ".lock");
         thread::Builder::new()
             .name("job-store".into())
-            .spawn(move || serve(&db, changes))?;
+            .spawn(move || disk.serve(changes, &lock))?;
         Ok(Self { queue })
     }
 
@@ -50,7 +71,16 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        self.enqueue(change, true).await
+        self.enqueue(change, true, false).await
+    }
+
+    /// Makes a change that others will have to follow: only where the disk has room for them.
+    pub(super) async fn write_with_room<T, F>(&self, change: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.enqueue(change, true, true).await
     }
 
     /// Makes a change that survives the end of this process, and reaches the disk when the system sees fit
@@ -60,10 +90,15 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        self.enqueue(change, false).await
+        self.enqueue(change, false, false).await
     }
 
-    async fn enqueue<T, F>(&self, change: F, durable: bool) -> Result<T, StoreError>
+    async fn enqueue<T, F>(
+        &self,
+        change: F,
+        durable: bool,
+        needs_room: bool,
+    ) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
@@ -84,40 +119,98 @@ impl Writer {
             })
         });
         let gone = || StoreError::Storage("its thread has ended".into());
-        let change = Change { make, durable };
+        let change = Change {
+            make,
+            durable,
+            needs_room,
+        };
         self.queue.send(change).await.map_err(|_| gone())?;
         told.await.map_err(|_| gone())?
     }
 }
 
-fn serve(db: &Connection, mut changes: mpsc::Receiver<Change>) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while changes.blocking_recv_many(&mut batch, BATCH) > 0 {
-        commit_all(db, &mut batch);
-    }
-}
-
-fn commit_all(db: &Connection, batch: &mut Vec<Change>) {
-    let mut failure = None;
-    let mut run = |sql| {
-        if let Err(error) = db.execute_batch(sql) {
-            tracing::error!(%error, "the job store can't be written");
-            failure.get_or_insert(error.to_string());
+impl Disk {
+    fn serve(&mut self, mut changes: mpsc::Receiver<Change>, lock: &Path) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while changes.blocking_recv_many(&mut batch, BATCH) > 0 {
+            self.commit_all(&mut batch, lock);
         }
-        failure.is_none()
-    };
-    // With a write-ahead log NORMAL leaves out the wait for the disk at each commit, and nothing else.
-    let light = !batch.iter().any(|change| change.durable) && run("PRAGMA synchronous = NORMAL");
-    let open = run("BEGIN IMMEDIATE").then_some(db);
-    let replies: Vec<Reply> = batch.drain(..).map(|change| (change.make)(open)).collect();
-    if open.is_some() && !run("COMMIT") {
-        run("ROLLBACK");
+        self.give_room();
     }
-    if light {
-        run("PRAGMA synchronous = FULL");
+
+    fn commit_all(&mut self, batch: &mut Vec<Change>, lock: &Path) {
+        let no_room = if batch.iter().any(|change| change.needs_room) {
+            self.keep_room(lock)
+        } else {
+            None
+        };
+        let mut failure = None;
+        if !self.opened.are_there() {
+            let why = "the file, or its -wal file, was deleted or replaced while this process had it \
+                       open: put it back as it was, or start anew";
+            tracing::error!("the job store can't be written: {why}");
+            failure = Some(why.to_owned());
+        }
+        let mut is_full = false;
+        let db = &self.db;
+        let mut run = |sql| {
+            if failure.is_none()
+                && let Err(error) = db.execute_batch(sql)
+            {
+                tracing::error!(%error, "the job store can't be written");
+                is_full = disk::is_full(&error);
+                failure = Some(error.to_string());
+            }
+            failure.is_none()
+        };
+        // With a write-ahead log NORMAL leaves out the wait for the disk at each commit, and nothing else.
+        let light =
+            !batch.iter().any(|change| change.durable) && run("PRAGMA synchronous = NORMAL");
+        let open = run("BEGIN IMMEDIATE");
+        let mut replies: Vec<(Reply, Option<&str>)> = Vec::with_capacity(batch.len());
+        for change in batch.drain(..) {
+            let no_room = no_room.as_deref().filter(|_| change.needs_room);
+            // Some failures of one change end the transaction of all: no other begins one of its own.
+            let may = open && no_room.is_none() && !db.is_autocommit();
+            replies.push(((change.make)(may.then_some(db)), no_room));
+        }
+        if open {
+            crash::before(Point::StoreCommit);
+            if !run("COMMIT") && !db.is_autocommit() {
+                let _ = db.execute_batch("ROLLBACK");
+            }
+            crash::after(Point::StoreCommit);
+        }
+        if light && let Err(error) = db.execute_batch("PRAGMA synchronous = FULL") {
+            tracing::error!(%error, "the job store can't be written");
+        }
+        if is_full {
+            // For whoever tries again.
+            self.give_room();
+        }
+        for (reply, no_room) in replies {
+            reply(no_room.or(failure.as_deref()));
+        }
     }
-    for reply in replies {
-        reply(failure.as_deref());
+
+    /// Takes room on the disk, or says why not.
+    fn keep_room(&mut self, lock: &Path) -> Option<String> {
+        let kept = match &self.room {
+            Some(room) => room.keep(),
+            None => open_private(lock).and_then(|file| {
+                let room = self.room.insert(Room::in_file(file, 0));
+                room.keep()
+            }),
+        };
+        let error = kept.err()?;
+        tracing::error!(%error, "the disk is full or nearly so: no new jobs");
+        Some(format!("the disk is full or nearly so: {error}"))
+    }
+
+    fn give_room(&self) {
+        if let Some(room) = &self.room {
+            room.give();
+        }
     }
 }
 
@@ -142,7 +235,7 @@ mod tests {
         let db = Connection::open_in_memory().expect("memory");
         db.execute_batch("CREATE TABLE t (n INTEGER UNIQUE)")
             .expect("a table");
-        Writer::start(db).expect("a thread")
+        Writer::start(db, Path::new("nowhere")).expect("a thread")
     }
 
     async fn insert(writer: &Writer, n: i64) -> Result<(), StoreError> {

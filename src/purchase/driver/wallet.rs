@@ -8,6 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Run;
 use crate::config::{self, default_fee_cap};
+use crate::crash::{self, Point};
 use crate::error::Code;
 use crate::ids::PaymentHash;
 use crate::ledger::{DriveGuard, Ledger, SeenBalance};
@@ -85,7 +86,7 @@ async fn order(wallet: &dyn Wallet, mut request: PayRequest, claim: Claim) -> Pa
             match reserved {
                 Some(reserved) => {
                     request.max_fee = reserved.fee_cap;
-                    wallet.pay(request).await
+                    crash::around(Point::CustomerPay, wallet.pay(request)).await
                 }
                 None => not_told("no money is set aside for it"),
             }

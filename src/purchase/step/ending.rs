@@ -11,12 +11,23 @@ use crate::purchase::state::{Effect, Finish, Phase, State, Step};
 /// What deployed customers send in place of a payment where none is made.
 pub(super) const MOCK_PAYMENT_ID: &str = "mock-payment-id";
 
+const UNANSWERED: &str =
+    "the provider did not answer in time: it may be gone, or too busy; nothing was paid";
+
 pub(super) fn not_sent(state: &mut State, reason: &str) -> Step {
     match state.phase {
         Phase::Requested => {
             let message = format!("the request reached no relay: {reason}; nothing was paid");
             before_payment(state, Code::Network, message)
         }
+        _ => Step::ignored(),
+    }
+}
+
+/// Somebody else is asked instead. A provider that has quoted by now is not given up.
+pub(super) fn no_quote(state: &mut State) -> Step {
+    match state.phase {
+        Phase::Requested => before_payment(state, Code::Timeout, UNANSWERED.to_owned()),
         _ => Step::ignored(),
     }
 }
@@ -31,12 +42,9 @@ pub(super) fn deadline(state: &mut State, now: Now) -> Step {
         return no_whole_text(state, now);
     }
     match &state.phase {
-        Phase::Requested | Phase::Quoted(_) => before_payment(
-            state,
-            Code::Timeout,
-            "the provider did not answer in time: it may be gone, or too busy; nothing was paid"
-                .to_owned(),
-        ),
+        Phase::Requested | Phase::Quoted(_) => {
+            before_payment(state, Code::Timeout, UNANSWERED.to_owned())
+        }
         Phase::Paying(_) | Phase::Unknown { .. } => give_up_looking(state),
         Phase::Locked(_) | Phase::Released { .. } | Phase::Withheld { .. } => {
             escrow::deadline(state, now)
@@ -50,9 +58,12 @@ pub(super) fn deadline(state: &mut State, now: Now) -> Step {
             no_result(state, said)
         }
         Phase::Undelivered {
-            settled, reason, ..
+            settled,
+            reason,
+            spoiled,
+            ..
         } => {
-            let message = undelivered_message(settled, reason);
+            let message = undelivered_message(settled, reason, *spoiled);
             Step::unsaved().then(Effect::Finish(Finish::Failed {
                 code: Code::Undelivered,
                 message,
@@ -66,11 +77,12 @@ fn no_result(state: &mut State, problem: &str) -> Step {
     let Phase::Awaiting { quote, settled } = &state.phase else {
         return Step::ignored();
     };
-    let message = undelivered_message(settled, problem);
+    let message = undelivered_message(settled, problem, false);
     state.phase = Phase::Undelivered {
         quote: quote.clone(),
         settled: settled.clone(),
         reason: problem.to_owned(),
+        spoiled: false,
     };
     Step::saved().then(Effect::Finish(Finish::Failed {
         code: Code::Undelivered,

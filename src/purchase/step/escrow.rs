@@ -68,14 +68,16 @@ pub(super) fn looked_up(state: &mut State, found: Outgoing, authoritative: bool,
 }
 
 /// The money is on its way, for all the wallet knows. Whatever was counted towards a proof of failure no
-/// longer counts.
+/// longer counts, nor after a crash.
 fn in_flight(state: &mut State) -> Step {
     let Some(lock) = state.phase.lock_mut() else {
         return Step::ignored();
     };
     let before = std::mem::replace(&mut lock.word, Word::InFlight);
+    let counted = lock.failed > 0 || lock.missing > 0;
     (lock.failed, lock.missing) = (0, 0);
     let mut step = announce(state);
+    step.save = counted;
     if matches!(before, Word::Unknown(_)) {
         step.save = true;
         step.entries.push(Booking::Plain(Entry::InFlight));
@@ -151,13 +153,16 @@ fn paid(state: &mut State, preimage: Option<Preimage>, fee: Msat) -> Step {
             Step::saved().then(Effect::Finish(Finish::Delivered))
         }
         // Nobody had the preimage from us. It is paid all the same, and what is paid is booked.
-        Phase::Withheld { reason, .. } => {
+        Phase::Withheld {
+            reason, spoiled, ..
+        } => {
             let settled = settled(told);
-            let message = undelivered_message(&settled, &reason);
+            let message = undelivered_message(&settled, &reason, spoiled);
             state.phase = Phase::Undelivered {
                 quote: lock.quote,
                 settled,
                 reason,
+                spoiled,
             };
             Step::saved().then(undelivered(message))
         }
@@ -243,7 +248,9 @@ pub(super) fn answered(state: &mut State, answer: Answer, now: Now) -> Step {
             release(state, text, now)
         }
         (Phase::Locked(_), Answer::Text(_)) => withhold(state, "its result is empty"),
-        (Phase::Locked(_), Answer::Failure(said)) => withhold(state, &said),
+        (Phase::Locked(_), Answer::Failure(said) | Answer::TakenBack(said)) => {
+            withhold(state, &said)
+        }
         _ => Step::ignored(),
     }
 }

@@ -149,14 +149,16 @@ pub(super) fn looked_up(state: &mut State, found: Outgoing, authoritative: bool,
     match found {
         Outgoing::Paid { preimage, fee } => paid(state, &quote, preimage, fee, now),
         Outgoing::InFlight => {
-            // Seen alive: whatever was counted towards a proof of failure no longer counts.
+            // Seen alive: whatever was counted towards a proof of failure no longer counts, nor after a crash.
+            let mut step = Step::unsaved();
             if let Phase::Unknown {
                 failed, missing, ..
             } = &mut state.phase
             {
+                step.save = *failed > 0 || *missing > 0;
                 (*failed, *missing) = (0, 0);
             }
-            Step::unsaved()
+            step
         }
         Outgoing::Failed(proof) if authoritative || failed >= 1 => proven_failed(state, proof),
         Outgoing::Failed(proof) => counted(state, quote, proof.reason, failed + 1, 0),

@@ -20,6 +20,9 @@ use crate::wallet::invoice::{self, SECS_PER_BLOCK};
 /// The `bolt11` that deployed providers without a wallet send, up to the amount.
 const MOCK_INVOICE_MARK: &str = "1mock";
 
+/// What is said of a provider whose whole text and numbered pieces disagree.
+const CONTRADICTED: &str = "its final text is not what it streamed";
+
 pub(super) fn heard(state: &mut State, from: PublicKey, message: AgentMessage, now: Now) -> Step {
     let ours = message.job_id() == Some(&state.terms.job_id());
     if from != state.terms.provider || !ours {
@@ -178,22 +181,29 @@ fn whole_text(state: &mut State, text: String, now: Now) -> Step {
         let said = said.to_owned();
         return answered(state, Answer::Failure(said), now);
     }
-    // Numbered pieces are the provider's signed word on the order of the text; a whole that is not
-    // their continuation takes that word back. Pieces without numbers may have been reordered by a
-    // relay, so there the whole text is right.
-    let contradicts =
-        state.stream.is_numbered() && state.stream.compare(&text) == Whole::Contradicts;
-    if contradicts {
-        let said = "its final text is not what it streamed".to_owned();
+    if contradicts(state, &text) {
         if state.phase.lock().is_some() {
-            return escrow::contradicted(state, &said);
+            return escrow::contradicted(state, CONTRADICTED);
         }
-        return answered(state, Answer::Failure(said), now);
+        return answered(state, Answer::TakenBack(CONTRADICTED.to_owned()), now);
     }
     answered(state, Answer::Text(text), now)
 }
 
+/// Numbered pieces are the provider's signed word on the order of the text; a whole that is not their
+/// continuation takes that word back. Pieces without numbers may have been reordered by a relay, so there
+/// the whole text is right.
+fn contradicts(state: &State, whole: &str) -> bool {
+    state.stream.is_numbered() && state.stream.compare(whole) == Whole::Contradicts
+}
+
 pub(super) fn no_whole_text(state: &mut State, now: Now) -> Step {
+    // Without numbers nobody can tell whether relays have kept pieces back. What is paid already is better
+    // delivered so than not at all; what is only locked is let go for a whole text.
+    let may_lack_pieces = !state.stream.is_numbered();
+    if may_lack_pieces && state.phase.lock().is_some() {
+        return Step::ignored();
+    }
     if !state.stream.is_complete() || !state.phase.takes_results() || state.answer.is_some() {
         return Step::ignored();
     }
@@ -209,7 +219,7 @@ fn answered(state: &mut State, answer: Answer, now: Now) -> Step {
             format!("the provider refused: {said}; nothing was paid"),
         ),
         // A result before a payment is nobody's promise kept: not asked for, not trusted.
-        (Phase::Requested | Phase::Quoted(_), Answer::Text(_))
+        (Phase::Requested | Phase::Quoted(_), Answer::Text(_) | Answer::TakenBack(_))
         | (Phase::Delivered { .. } | Phase::Failed { .. }, _) => Step::ignored(),
         (Phase::Locked(_) | Phase::Released { .. } | Phase::Withheld { .. }, answer) => {
             escrow::answered(state, answer, now)
@@ -221,6 +231,8 @@ fn answered(state: &mut State, answer: Answer, now: Now) -> Step {
         }
         // That there is no result is known. A failure that is read once more must not hide the result
         // that came after it: relays tell what they have stored in no order to rely on.
+        (Phase::Undelivered { spoiled: true, .. }, _) => Step::ignored(),
+        (Phase::Undelivered { .. }, Answer::TakenBack(_)) => spoil(state),
         (Phase::Undelivered { .. }, answer) if !answer.is_result() => Step::ignored(),
         (
             Phase::Awaiting { quote, settled } | Phase::Undelivered { quote, settled, .. },
@@ -232,6 +244,14 @@ fn answered(state: &mut State, answer: Answer, now: Now) -> Step {
     }
 }
 
+/// What was given up for another reason turns out to be worth nothing, whatever comes.
+fn spoil(state: &mut State) -> Step {
+    if let Phase::Undelivered { spoiled, .. } = &mut state.phase {
+        *spoiled = true;
+    }
+    Step::saved()
+}
+
 /// The payment is settled and the answer is in.
 pub(super) fn conclude(
     state: &mut State,
@@ -240,6 +260,14 @@ pub(super) fn conclude(
     answer: Answer,
     now: Now,
 ) -> Step {
+    let answer = match answer {
+        // It may have come before the pieces that it disagrees with, while the wallet had yet to answer.
+        Answer::Text(text) if contradicts(state, &text) => {
+            Answer::TakenBack(CONTRADICTED.to_owned())
+        }
+        answer => answer,
+    };
+    let spoiled = matches!(answer, Answer::TakenBack(_));
     let problem = match answer {
         Answer::Text(text) if !text.is_empty() => {
             let last = rest_of_stream(state, &text);
@@ -261,13 +289,14 @@ pub(super) fn conclude(
             return step.then(Effect::Finish(Finish::Delivered));
         }
         Answer::Text(_) => "its result is empty".to_owned(),
-        Answer::Failure(said) => said,
+        Answer::Failure(said) | Answer::TakenBack(said) => said,
     };
-    let message = undelivered_message(&settled, &problem);
+    let message = undelivered_message(&settled, &problem, spoiled);
     state.phase = Phase::Undelivered {
         quote,
         settled,
         reason: problem,
+        spoiled,
     };
     Step::saved().then(Effect::Finish(Finish::Failed {
         code: Code::Undelivered,
@@ -285,11 +314,16 @@ pub(super) fn rest_of_stream(state: &mut State, whole: &str) -> Option<PurchaseE
     streamed.then(|| show(state, rest))
 }
 
-pub(super) fn undelivered_message(settled: &Settled, problem: &str) -> String {
+pub(super) fn undelivered_message(settled: &Settled, problem: &str, spoiled: bool) -> String {
     let paid = if settled.paid().is_zero() {
         "nothing was paid (no wallet)".to_owned()
     } else {
         format!("{} were paid", settled.paid())
     };
-    format!("no result: {problem}; {paid}. A late result is fetched by `agent-customer recover`")
+    let later = if spoiled {
+        "Nothing else that it says of this job is taken"
+    } else {
+        "A late result is fetched by `agent-customer recover`"
+    };
+    format!("no result: {problem}; {paid}. {later}")
 }

@@ -127,6 +127,16 @@ fn paid() -> Happening {
     })
 }
 
+fn paid_at_last() -> Happening {
+    Happening::LookedUp {
+        found: Outgoing::Paid {
+            preimage: None,
+            fee: Msat::ZERO,
+        },
+        authoritative: false,
+    }
+}
+
 fn doubt() -> Happening {
     Happening::PayAnswered(PayOutcome::Unknown {
         reason: "timed out".into(),
@@ -345,14 +355,16 @@ fn one_failed_look_up_is_not_proof_and_a_sign_of_life_starts_over() {
         found: Outgoing::Failed(FailureProof::new("no route")),
         authoritative: false,
     };
-    let alive = Happening::LookedUp {
+    let alive = || Happening::LookedUp {
         found: Outgoing::InFlight,
         authoritative: false,
     };
     let mut s = paying();
     step(&mut s, doubt(), now());
     assert!(finish(&step(&mut s, failed(), now())).is_none());
-    step(&mut s, alive, now());
+    // On record: a restart must not count on from the failure before.
+    assert!(step(&mut s, alive(), now()).save);
+    assert!(!step(&mut s, alive(), now()).save, "known already");
     assert!(finish(&step(&mut s, failed(), now())).is_none());
     assert_eq!(
         failed_with(&step(&mut s, failed(), now())),
@@ -479,6 +491,47 @@ fn pieces_are_shown_once_and_in_order() {
 }
 
 #[test]
+fn a_text_that_was_taken_back_is_delivered_by_no_recovery() {
+    let paid_before = |first: bool| {
+        let mut s = paying();
+        if first {
+            step(&mut s, paid(), now());
+        }
+        let pieces = piece(&s, Some(0), "Paris", true);
+        step(&mut s, pieces, now());
+        let other = result(&s, "London");
+        step(&mut s, other, now());
+        if !first {
+            step(&mut s, paid(), now());
+        }
+        s
+    };
+    let mut given_up = paying();
+    step(&mut given_up, paid(), now());
+    step(&mut given_up, Happening::Deadline, now());
+    for words in [
+        piece(&given_up, Some(0), "Paris", true),
+        result(&given_up, "London"),
+    ] {
+        step(&mut given_up, words, now());
+    }
+    for s in [paid_before(true), paid_before(false), given_up] {
+        let mut s = State::from_row(&s.to_row().unwrap()).unwrap();
+        assert!(matches!(s.phase, Phase::Undelivered { spoiled: true, .. }));
+        s.stream = crate::purchase::assembly::Assembly::default();
+        for happening in [
+            result(&s, "London"),
+            piece(&s, Some(0), "Paris", true),
+            Happening::NoWholeText,
+        ] {
+            assert!(step(&mut s, happening, now()).effects.is_empty());
+        }
+        let ended = step(&mut s, Happening::Deadline, now());
+        assert_eq!(failed_with(&ended), Some(Code::Undelivered));
+    }
+}
+
+#[test]
 fn a_whole_text_that_contradicts_its_numbered_stream_is_no_result() {
     let mut s = paying();
     step(&mut s, paid(), now());
@@ -489,6 +542,22 @@ fn a_whole_text_that_contradicts_its_numbered_stream_is_no_result() {
         failed_with(&step(&mut s, other, now())),
         Some(Code::Undelivered)
     );
+}
+
+#[test]
+fn a_whole_text_that_later_pieces_contradict_is_no_result_either() {
+    let mut s = paying();
+    step(&mut s, doubt(), now());
+    for said in [
+        result(&s, "Paris, in France"),
+        piece(&s, Some(0), "Paris", false),
+        piece(&s, Some(1), ", in Texas", true),
+    ] {
+        step(&mut s, said, now());
+    }
+    let settled = step(&mut s, paid_at_last(), now());
+    assert_eq!(failed_with(&settled), Some(Code::Undelivered));
+    assert_eq!(s.phase.status(), Status::Undelivered);
 }
 
 #[test]
@@ -565,6 +634,31 @@ fn time_and_the_owner_end_each_phase_as_the_money_allows() {
         Some(Code::Interrupted)
     );
     assert_eq!(interrupted.phase.status(), Status::Open);
+}
+
+#[test]
+fn who_has_not_quoted_is_given_up_for_another_and_told_so_and_who_has_is_not() {
+    let mut s = state(PayBy::Invoice(wallet()));
+    let given_up = step(&mut s, Happening::NoQuote, now());
+    assert_eq!(failed_with(&given_up), Some(Code::Timeout));
+    assert!(given_up.save && s.phase.status() == Status::Failed);
+    let told = given_up
+        .effects
+        .iter()
+        .any(|effect| matches!(effect, Effect::Say(AgentMessage::Cancel(_))));
+    assert!(told);
+    let late = says(AgentMessage::Invoice(invoice(&s)));
+    assert!(step(&mut s, late, now()).effects.is_empty());
+
+    let mut quoted = state(PayBy::Invoice(wallet()));
+    let in_time = says(AgentMessage::Invoice(invoice(&quoted)));
+    step(&mut quoted, in_time, now());
+    for mut s in [quoted, paying()] {
+        let before = s.clone();
+        let ignored = step(&mut s, Happening::NoQuote, now());
+        assert!(!ignored.save && ignored.effects.is_empty());
+        assert_eq!(s, before);
+    }
 }
 
 #[test]

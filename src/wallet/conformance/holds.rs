@@ -4,8 +4,8 @@ use futures_util::future::try_join;
 
 use super::{Suite, Verdict, ensure, fails, random_preimage, run_cases, skipped};
 use crate::ids::Preimage;
-use crate::units::UnixSecs;
-use crate::wallet::{Incoming, IssuedInvoice, Outgoing, PayOutcome, WalletError};
+use crate::units::{Msat, UnixSecs};
+use crate::wallet::{Incoming, InvoiceRequest, IssuedInvoice, Outgoing, PayOutcome, WalletError};
 
 pub(super) async fn run(suite: &mut Suite<'_>) {
     run_cases! { suite;
@@ -17,6 +17,7 @@ pub(super) async fn run(suite: &mut Suite<'_>) {
         "settling twice is a success" => settled_twice,
         "a settled hold can't be cancelled" => no_cancel_after_settle,
         "a hold on a used hash is refused" => used_hash,
+        "an open hold that is asked for again is the same invoice" => asked_again,
         "a hold past its deadline returns the money" => deadline,
     }
 }
@@ -201,16 +202,46 @@ async fn used_hash(suite: &Suite<'_>) -> Verdict {
     let (_, open) = hold(suite).await?;
     let plain = suite.invoice().await?;
     suite.pay(&plain).await?;
-    for (hash, what) in [
-        (open.payment_hash, "an open"),
-        (plain.payment_hash, "a paid"),
+    let of_open = suite.asking(Some(open.payment_hash));
+    let for_more = InvoiceRequest {
+        amount: of_open.amount.saturating_add(Msat::new(1_000)),
+        ..of_open.clone()
+    };
+    let for_another = InvoiceRequest {
+        description: "something else".to_owned(),
+        ..of_open
+    };
+    for (request, what) in [
+        (for_more, "an open invoice's hash, for more"),
+        (for_another, "an open invoice's hash, for something else"),
+        (suite.asking(Some(plain.payment_hash)), "a paid one's hash"),
     ] {
-        let again = suite.payee.invoice(suite.asking(Some(hash))).await;
+        let again = suite.payee.invoice(request).await;
         ensure(again.is_err(), || {
-            format!("a second invoice was made on {what} invoice's hash")
+            format!("a second invoice was made on {what}")
         })?;
     }
     Ok(())
+}
+
+async fn asked_again(suite: &Suite<'_>) -> Verdict {
+    let (preimage, first) = hold(suite).await?;
+    let asking = || suite.payee.invoice(suite.asking(Some(first.payment_hash)));
+    match asking().await {
+        Ok(again) => ensure(again == first, || format!("it is another one: {again:?}"))?,
+        Err(WalletError::Refused(_)) => return skipped("this wallet tells no invoice twice"),
+        Err(error) => return Err(error.into()),
+    }
+    let (_, while_held) = pay_while(suite, &first, async {
+        held(suite, &first).await?;
+        let while_held = asking().await;
+        suite.payee.settle(preimage).await?;
+        Ok(while_held)
+    })
+    .await?;
+    ensure(while_held.is_err(), || {
+        "it was made again with money on it".to_owned()
+    })
 }
 
 async fn deadline(suite: &Suite<'_>) -> Verdict {

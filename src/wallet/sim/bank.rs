@@ -18,6 +18,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 
 use super::books;
 use super::hints::Hints;
+use crate::disk::{self, SameFiles};
 use crate::ids::PaymentHash;
 use crate::units::UnixSecs;
 use crate::wallet::WalletError;
@@ -62,6 +63,8 @@ pub(super) struct Bank {
     path: PathBuf,
     id: String,
     connection: Mutex<Connection>,
+    /// What the connection writes to.
+    opened: SameFiles,
     /// Tells those who wait that something may have changed.
     pub(super) hints: Hints,
     /// How many payments of this process are on their way to the file, by payer and hash.
@@ -91,6 +94,7 @@ impl Bank {
             path: path.to_owned(),
             id,
             connection: Mutex::new(connection),
+            opened: SameFiles::of(path),
             hints: Hints::new(),
             begun: Mutex::default(),
         });
@@ -133,6 +137,11 @@ impl Bank {
         now: UnixSecs,
         change: impl FnOnce(&Transaction<'_>) -> Result<T, Problem>,
     ) -> Result<T, WalletError> {
+        if !self.opened.are_there() {
+            let gone = "the file, or its -wal file, was deleted or replaced while this process had it \
+                        open; put it back as it was, or start anew";
+            return Err(storage(&self.path, gone));
+        }
         let (done, changed) = self.with(|connection| {
             let books = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let before = rows_changed(&books)?;
@@ -356,6 +365,10 @@ pub(super) fn explain(path: &Path, problem: Problem) -> WalletError {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => storage(
             path,
             "the file is damaged or no bank; move it away to start with a new one",
+        ),
+        _ if disk::is_full(&error) => storage(
+            path,
+            &format!("the disk is full: free some space ({error})"),
         ),
         _ => storage(path, &error.to_string()),
     }

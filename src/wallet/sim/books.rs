@@ -15,7 +15,7 @@ use super::bank::Problem;
 use crate::ids::{PaymentHash, Preimage};
 use crate::units::{Msat, Network, UnixSecs};
 use crate::wallet::invoice::{Parsed, SECS_PER_BLOCK};
-use crate::wallet::{FailureProof, Incoming, Outgoing, PayRequest};
+use crate::wallet::{FailureProof, Incoming, IssuedInvoice, Outgoing, PayRequest};
 
 /// The tables. A payment that was refused leaves no row: it never was.
 pub(super) const SCHEMA: &str = "
@@ -169,6 +169,29 @@ pub(super) fn add_invoice(books: &Connection, invoice: &NewInvoice<'_>) -> Resul
         return Err(Problem::refused("this payment hash was used before"));
     }
     Ok(())
+}
+
+/// The open hold invoice of this account on this hash.
+pub(super) fn open_hold(
+    books: &Connection,
+    payee: i64,
+    hash: PaymentHash,
+    now: UnixSecs,
+) -> Result<Option<IssuedInvoice>, Problem> {
+    let sql = "SELECT bolt11, amount_msat, expires_at FROM invoice
+        WHERE payment_hash = ?2 AND payee = ?1 AND hold = 1 AND state = 'open' AND expires_at > ?3";
+    let found = books
+        .prepare_cached(sql)?
+        .query_row(params![payee, hash.as_bytes(), now.get()], |row| {
+            Ok(IssuedInvoice {
+                bolt11: row.get(0)?,
+                payment_hash: hash,
+                amount: msat(row, 1)?,
+                expires_at: UnixSecs::new(row.get(2)?),
+            })
+        })
+        .optional()?;
+    Ok(found)
 }
 
 /// Pays from `payer` what it has not paid or tried to pay before: a second row for the same hash is an

@@ -41,7 +41,7 @@ use self::books::{Attempt, NewInvoice};
 pub use self::faults::{Fault, SLOW, UnknownFault};
 pub use self::look::{Look, OPENING_BALANCE, look};
 use super::invoice::{MAX_LIFETIME_SECS, Parsed, parse_unchecked};
-use super::issue::{Draft, sign};
+use super::issue::{Draft, description, sign};
 use super::{
     Capabilities, FailureProof, Incoming, InvoiceRequest, IssuedInvoice, Outgoing, PayOutcome,
     PayRequest, Wallet, WalletError,
@@ -214,6 +214,17 @@ impl Inner {
             .map_err(|problem| WalletError::Refused(problem.to_string()))?;
         let expires_at = now.plus(request.expiry_secs);
         self.bank.write(now, |books| {
+            let earlier = match request.hold {
+                Some(hash) => books::open_hold(books, self.account, hash, now)?,
+                None => None,
+            };
+            let asks_again = |earlier: &IssuedInvoice| {
+                earlier.amount == request.amount
+                    && description(&earlier.bolt11).as_ref() == Some(&draft.description)
+            };
+            if let Some(earlier) = earlier.filter(asks_again) {
+                return Ok(earlier);
+            }
             let invoice = NewInvoice {
                 payment_hash,
                 payee: self.account,
@@ -222,13 +233,13 @@ impl Inner {
                 expires_at,
                 preimage,
             };
-            books::add_invoice(books, &invoice)
-        })?;
-        Ok(IssuedInvoice {
-            bolt11,
-            payment_hash,
-            amount: request.amount,
-            expires_at,
+            books::add_invoice(books, &invoice)?;
+            Ok(IssuedInvoice {
+                bolt11: bolt11.clone(),
+                payment_hash,
+                amount: request.amount,
+                expires_at,
+            })
         })
     }
 

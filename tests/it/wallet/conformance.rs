@@ -135,13 +135,14 @@ enum Lie {
     SettlesOnceOnly,
     CancelsAnything,
     TakesAnyHash,
+    MakesAnother,
     ReturnsNothing,
     UnknownIsFailed,
     UnknownIsPaid,
 }
 
 /// Which lie must be found out by which case.
-const FOUND_OUT: [(Lie, &str); 26] = [
+const FOUND_OUT: [(Lie, &str); 27] = [
     (
         Lie::WrongAmountOnInvoice,
         "an invoice says what was asked for",
@@ -192,6 +193,10 @@ const FOUND_OUT: [(Lie, &str); 26] = [
     (Lie::SettlesOnceOnly, "settling twice is a success"),
     (Lie::CancelsAnything, "a settled hold can't be cancelled"),
     (Lie::TakesAnyHash, "a hold on a used hash is refused"),
+    (
+        Lie::MakesAnother,
+        "an open hold that is asked for again is the same invoice",
+    ),
     (
         Lie::ReturnsNothing,
         "a hold past its deadline returns the money",
@@ -288,6 +293,12 @@ impl Wallet for Liar {
 
     async fn invoice(&self, mut request: InvoiceRequest) -> Result<IssuedInvoice, WalletError> {
         if self.lie == Lie::IgnoresTheHash {
+            request.hold = None;
+        }
+        if self.lie == Lie::MakesAnother
+            && let Some(hash) = request.hold
+            && self.honest.incoming(hash).await? != Incoming::NotFound
+        {
             request.hold = None;
         }
         let mut made = self.honest.invoice(request.clone()).await;

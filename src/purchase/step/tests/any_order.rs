@@ -6,7 +6,7 @@ use super::*;
 
 /// Anything that can happen, in any order.
 fn any_happening() -> impl Strategy<Value = u8> {
-    0..23_u8
+    0..24_u8
 }
 
 fn make(kind: u8, s: &State) -> Happening {
@@ -59,6 +59,7 @@ fn make(kind: u8, s: &State) -> Happening {
             found: Outgoing::Failed(FailureProof::new("back")),
             authoritative: true,
         },
+        22 => Happening::NoQuote,
         _ => Happening::LookedUp {
             found: Outgoing::Failed(FailureProof::new("no")),
             authoritative: false,

@@ -307,6 +307,40 @@ fn a_provider_that_contradicts_itself_is_never_paid() {
 }
 
 #[test]
+fn a_stream_without_numbers_lets_nothing_go_until_the_whole_text_is_here() {
+    let mut s = locked();
+    for (text, is_final) in [("Par", false), ("s", true)] {
+        let pieces = piece(&s, None, text, is_final);
+        step(&mut s, pieces, now());
+    }
+    assert!(!lets_go(&step(&mut s, Happening::NoWholeText, now())));
+    let mut late = s.clone();
+    let kept = step(&mut late, Happening::Deadline, now());
+    assert!(!lets_go(&kept) && failed_with(&kept) == Some(Code::Undelivered));
+    for mut s in [s, late] {
+        let whole = result(&s, "Paris");
+        assert!(lets_go(&step(&mut s, whole, now())));
+    }
+}
+
+#[test]
+fn a_whole_text_that_lacks_what_followed_a_gap_lets_nothing_go() {
+    let mut s = locked();
+    for (seq, text, is_final) in [(0, "Paris", false), (2, "France", true)] {
+        let pieces = piece(&s, Some(seq), text, is_final);
+        step(&mut s, pieces, now());
+    }
+    let truncated = result(&s, "Paris, in");
+    let kept = step(&mut s, truncated, now());
+    assert!(kept.save && !lets_go(&kept));
+    let whole = result(&s, "Paris, in France");
+    assert!(
+        !lets_go(&step(&mut s, whole, now())),
+        "it took its word back"
+    );
+}
+
+#[test]
 fn money_that_comes_back_before_any_answer_ends_the_purchase_at_once() {
     let mut s = locked();
     let ended = step(&mut s, back(), now());
@@ -404,7 +438,9 @@ fn one_failed_look_up_is_no_proof_in_any_phase() {
         };
         let mut s = make();
         assert!(step(&mut s, failed(), now()).entries.is_empty());
-        step(&mut s, looked_up(Outgoing::InFlight, false), now());
+        let alive = || looked_up(Outgoing::InFlight, false);
+        assert!(step(&mut s, alive(), now()).save, "a restart starts over");
+        assert!(!step(&mut s, alive(), now()).save, "known already");
         assert!(step(&mut s, failed(), now()).entries.is_empty());
         let freed = step(&mut s, failed(), now());
         assert!(matches!(
