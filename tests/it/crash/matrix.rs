@@ -9,6 +9,7 @@ mod books;
 mod both;
 mod chains;
 mod customer;
+mod failover;
 mod market;
 mod newcomers;
 mod provider;
