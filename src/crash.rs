@@ -35,6 +35,9 @@ macro_rules! points {
 }
 
 points! {
+    /// A new key, put in its place on disk.
+    IdentityCreate = "identity.create",
+
     /// The ledger's folders and its file, still empty.
     LedgerCreate = "ledger.create",
     /// The file that says that this process lives: made before the point, locked after it.

@@ -62,6 +62,7 @@
 //!
 //! | point | effect | died before it | died after it |
 //! |---|---|---|---|
+//! | `identity.create` | a new key, put in its place on disk | there is none: another is made, and nobody has seen this one | it is the key for good |
 //! | `ledger.create` | the ledger's empty file | there is no ledger: nothing was ever bought | an empty file, which the next start makes a ledger |
 //! | `ledger.owner` | the lock that says that this process lives | a free lock, which is cleared away | the same: the lock ends with the process |
 //! | `ledger.migrate` | the tables, or their next version | rolled back, and done by the next start | there |

@@ -111,6 +111,8 @@ pub struct Odds {
     pub stop: u32,
     /// The owner says what became of a payment, and is right.
     pub owner: u32,
+    /// Something is heard out of turn.
+    pub surprise: u32,
     /// The backend fails.
     pub backend: u32,
 }
@@ -155,6 +157,7 @@ const CALM: Odds = Odds {
     clock: 0,
     stop: 0,
     owner: 0,
+    surprise: 0,
     backend: 0,
 };
 
@@ -210,6 +213,7 @@ const STORM: Odds = Odds {
     clock: 15,
     stop: 8,
     owner: 20,
+    surprise: 60,
     backend: 50,
 };
 
@@ -383,6 +387,15 @@ pub const ADVERSARIES: &[Adversary] = &[
             stop: 60,
             kill_buyer: 20,
             owner: 300,
+            ..CALM
+        },
+        false,
+    ),
+    accident(
+        "driver_surprised",
+        Odds {
+            surprise: 700,
+            doubt: 300,
             ..CALM
         },
         false,

@@ -11,7 +11,7 @@ use agent_compute::purchase::step::Now;
 use agent_compute::units::{Msat, Network, UnixSecs};
 
 use super::bank::{Facts, Flight, Party};
-use super::evidence::{Heard, Proof};
+use super::evidence::Proof;
 use super::world::{LISTED, World};
 
 /// A state as a restart finds it: without what is not on record.
@@ -225,8 +225,10 @@ impl World {
         if !step.save {
             self.broke("the preimage is let go before the result is on record");
         }
-        let heard: &Heard = &self.buyers[b].heard;
-        if let Some(why) = heard.objection(text) {
+        let buyer = &self.buyers[b];
+        if buyer.spoiled {
+            self.broke("the preimage is let go for a provider that took back its word");
+        } else if let Some(why) = buyer.heard.objection(text) {
             self.broke(format!("the preimage is let go for {text:.40?}: {why}"));
         }
     }

@@ -214,7 +214,10 @@ impl World {
             Quotes::UsedHash => {}
             Quotes::OtherHash => {
                 facts.hash = deal.own.payment_hash();
-                said_hash = Some(PaymentHash::from_bytes(self.bytes()));
+                // An honest word on it may come with the wrong lock, but not with the right one.
+                if deal.lock.is_none() {
+                    said_hash = Some(PaymentHash::from_bytes(self.bytes()));
+                }
             }
             Quotes::Future => {
                 (facts.created_at, facts.expires_at) = (now.plus(90_000), now.plus(93_000));

@@ -195,6 +195,10 @@ impl World {
             let buyer = self.below(self.buyers.len());
             self.stop_buyer(buyer);
         }
+        if self.hits(odds.surprise) {
+            let buyer = self.below(self.buyers.len());
+            self.surprise_buyer(buyer);
+        }
         if self.hits(odds.owner) {
             let buyer = self.below(self.buyers.len());
             self.decide_for_wallet(buyer);
