@@ -125,7 +125,7 @@ impl Output {
 
     /// The same output, as if a person read stdout, or nobody did: for tests.
     #[cfg(test)]
-    pub(super) const fn as_if_watched(mut self, watched: bool) -> Self {
+    pub(super) const fn with_reader(mut self, watched: bool) -> Self {
         self.watched = watched;
         self
     }
