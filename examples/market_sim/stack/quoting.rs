@@ -209,8 +209,14 @@ impl Shop {
                 self.peer.quote(job, &bolt11, dear).await;
             }
             Seller::Understated => {
-                let bolt11 = self.trap(price + 1, on).await?;
-                self.peer.quote(job, &bolt11, price).await;
+                // Dearer than listed, or dearer than the message says and as listed.
+                let (asks, says) = if self.peer.rng.random() {
+                    (price + 1, price)
+                } else {
+                    (price, price - 1)
+                };
+                let bolt11 = self.trap(asks, on).await?;
+                self.peer.quote(job, &bolt11, says).await;
             }
             Seller::OtherJobs => {
                 let other = Job {
