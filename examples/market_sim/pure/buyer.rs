@@ -439,7 +439,7 @@ impl World {
         }
         self.check_record(b, state);
         if entries.iter().any(|it| matches!(it, Entry::Reserve(_))) {
-            self.check_floor();
+            self.check_reserve(b);
         }
         if fails {
             self.log(|| "  the ledger says that it can't be written, and it was".to_owned());
