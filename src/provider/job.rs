@@ -66,6 +66,10 @@
 //! A released preimage is on record before the wallet is told; the wallet's answer is on record after it
 //! was given, and asked for again until it is.
 //!
+//! Where the disk is full there are no new quotes: each needs room for what follows. A job that is paid is done
+//! and delivered all the same, and what became of it is put on record as soon as the store takes it. Until then
+//! the quote on record and the wallet's word stand for it: a restart finds it paid, and does it again.
+//!
 //! # Crash points
 //!
 //! What the seller does that outlives the process, by the names of [`crash`](crate::crash), and what becomes

@@ -2,6 +2,8 @@
 //! ever paid.
 
 mod causes;
+mod chance;
+mod crowd;
 mod cut_off;
 mod escrow;
 mod patience;

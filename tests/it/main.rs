@@ -35,5 +35,6 @@ mod races;
 mod record;
 mod relay;
 mod snapshots;
+mod soak;
 mod stage;
 mod wallet;

@@ -111,6 +111,10 @@ pub struct Odds {
     pub stop: u32,
     /// The owner says what became of a payment, and is right.
     pub owner: u32,
+    /// Something is heard out of turn.
+    pub surprise: u32,
+    /// Hours go by.
+    pub leap: u32,
     /// The backend fails.
     pub backend: u32,
 }
@@ -126,6 +130,8 @@ pub struct Adversary {
     pub forger: bool,
     /// Whether the provider keeps money that was paid to an ordinary invoice in flight.
     pub sits: bool,
+    /// Whether it has learned the preimage of an escrow by some other way than from the buyer.
+    pub leaks: bool,
     /// Whether a customer without honour buys beside the honest one.
     pub pest: bool,
     /// The accidents.
@@ -155,6 +161,8 @@ const CALM: Odds = Odds {
     clock: 0,
     stop: 0,
     owner: 0,
+    surprise: 0,
+    leap: 20,
     backend: 0,
 };
 
@@ -163,6 +171,7 @@ const HONEST: Adversary = Adversary {
     rogue: None,
     forger: false,
     sits: false,
+    leaks: false,
     pest: false,
     odds: CALM,
     risk: false,
@@ -210,6 +219,8 @@ const STORM: Odds = Odds {
     clock: 15,
     stop: 8,
     owner: 20,
+    surprise: 60,
+    leap: 20,
     backend: 50,
 };
 
@@ -265,6 +276,10 @@ pub const ADVERSARIES: &[Adversary] = &[
     Adversary {
         sits: true,
         ..rogue("sits_on_money", Quotes::Fair, Answers::Never, true)
+    },
+    Adversary {
+        leaks: true,
+        ..rogue("leaked_preimage", Quotes::Fair, Answers::Never, true)
     },
     Adversary {
         pest: true,
@@ -388,6 +403,15 @@ pub const ADVERSARIES: &[Adversary] = &[
         false,
     ),
     accident(
+        "driver_surprised",
+        Odds {
+            surprise: 700,
+            doubt: 300,
+            ..CALM
+        },
+        false,
+    ),
+    accident(
         "backend_breaks",
         Odds {
             backend: 700,
@@ -425,6 +449,7 @@ pub const ADVERSARIES: &[Adversary] = &[
 /// Customers: payment messages for nothing, jobs and hashes of others, locks that are none, results kept.
 const HONEST_BESIDE_A_PEST: Adversary = Adversary {
     word: "hostile_customer",
+    odds: Odds { leap: 200, ..CALM },
     ..HONEST
 };
 

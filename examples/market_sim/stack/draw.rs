@@ -208,7 +208,9 @@ impl Scenario {
 
     /// How long relays may take to tell of the seller: by then at the latest, the buyer does without.
     pub fn discovery(&self) -> Duration {
-        if self.is_rough() { DISCOVERY } else { LONG }
+        // Where nobody suits, a buyer looks for as long as it may.
+        let in_vain = self.is_rough() || self.seller == Seller::OverLimit;
+        if in_vain { DISCOVERY } else { LONG }
     }
 
     /// Whether the nth attempt, from 0, is one before another.

@@ -82,6 +82,12 @@ CREATE TABLE chunks (
     PRIMARY KEY (request_id, seq)
 ) STRICT, WITHOUT ROWID;
 ",
+    // A customer's standing without a look at its jobs themselves, whose texts are long.
+    "
+CREATE INDEX jobs_standing ON jobs (customer, provider, held_at, state, published_at, preimage)
+    WHERE escrow = 1;
+DROP INDEX jobs_escrow_customer;
+",
 ];
 
 /// The version of files that this program writes.

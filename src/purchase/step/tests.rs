@@ -350,6 +350,32 @@ fn not_found_proves_failure_only_where_it_can() {
 }
 
 #[test]
+fn a_failure_that_a_wallet_proves_without_words_frees_the_money_all_the_same() {
+    let escrow = PayBy::Escrow {
+        wallet: wallet(),
+        preimage: preimage(),
+    };
+    for pay_by in [PayBy::Invoice(wallet()), escrow] {
+        let mut s = state(pay_by);
+        let quote = says(AgentMessage::Invoice(invoice(&s)));
+        step(&mut s, quote, now());
+        let prepared = Happening::Prepared {
+            fee_cap: Msat::ZERO,
+            seen: None,
+        };
+        step(&mut s, prepared, now());
+        let silent = Happening::PayAnswered(PayOutcome::Failed(FailureProof::new(" ")));
+        let failed = step(&mut s, silent, now());
+        assert_eq!(failed_with(&failed), Some(Code::PaymentFailed));
+        // The ledger takes no release without words.
+        assert!(matches!(
+            &failed.entries[..],
+            [Booking::Plain(Entry::Release { proof })] if !proof.trim().is_empty()
+        ));
+    }
+}
+
+#[test]
 fn one_failed_look_up_is_not_proof_and_a_sign_of_life_starts_over() {
     let failed = || Happening::LookedUp {
         found: Outgoing::Failed(FailureProof::new("no route")),
