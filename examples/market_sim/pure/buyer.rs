@@ -126,6 +126,7 @@ impl World {
         };
         let secret = escrow.then(|| Preimage::from_bytes(self.bytes()));
         let pay_by = match secret {
+            _ if self.case.adversary.no_wallet => PayBy::Nothing,
             Some(preimage) => PayBy::Escrow { wallet, preimage },
             None => PayBy::Invoice(wallet),
         };

@@ -29,6 +29,8 @@ pub enum Quotes {
     Garbage,
     /// Two invoices, both as listed.
     Twice,
+    /// What deployed providers without a wallet send.
+    Mock,
     /// Silence.
     Never,
     /// A refusal.
@@ -132,6 +134,8 @@ pub struct Adversary {
     pub sits: bool,
     /// Whether it has learned the preimage of an escrow by some other way than from the buyer.
     pub leaks: bool,
+    /// Whether the buyer pays nothing to anybody, and says so.
+    pub no_wallet: bool,
     /// Whether a customer without honour buys beside the honest one.
     pub pest: bool,
     /// The accidents.
@@ -172,6 +176,7 @@ const HONEST: Adversary = Adversary {
     forger: false,
     sits: false,
     leaks: false,
+    no_wallet: false,
     pest: false,
     odds: CALM,
     risk: false,
@@ -276,6 +281,14 @@ pub const ADVERSARIES: &[Adversary] = &[
     Adversary {
         sits: true,
         ..rogue("sits_on_money", Quotes::Fair, Answers::Never, true)
+    },
+    Adversary {
+        no_wallet: true,
+        ..rogue("no_wallet", Quotes::Mock, Answers::Fair, false)
+    },
+    Adversary {
+        no_wallet: true,
+        ..rogue("no_wallet_for_a_bill", Quotes::Twice, Answers::Fair, false)
     },
     Adversary {
         leaks: true,

@@ -7,7 +7,9 @@ use agent_compute::protocol::message::{AgentMessage, JobError, JobResult};
 use agent_compute::purchase::assembly::Assembly;
 use agent_compute::purchase::event::PurchaseEvent;
 use agent_compute::purchase::lock::Word;
-use agent_compute::purchase::state::{Booking, Effect, Finish, Happening, Phase, State, Step};
+use agent_compute::purchase::state::{
+    Booking, Effect, Finish, Happening, PayBy, Phase, State, Step,
+};
 use agent_compute::purchase::step::{Now, step};
 use agent_compute::units::{Msat, Network, UnixSecs};
 
@@ -91,6 +93,12 @@ impl World {
         }
         if matches!(after.phase, Phase::Delivered { .. } | Phase::Failed { .. }) {
             self.check_over(after, now);
+        }
+        if matches!(before.phase, Phase::Paying(_) | Phase::Unknown { .. })
+            && let Phase::Undelivered { quote, .. } = &after.phase
+            && self.buyers[b].heard.has_result(quote.modern)
+        {
+            self.broke("a result is here, and the buyer is told that there is none");
         }
         let ordered = self.buyers[b].order.is_some();
         self.buyers[b].proof_before = self.buyers[b].proof;
@@ -305,10 +313,16 @@ impl World {
         if !ours || !matches!(before.phase, Phase::Requested) {
             return;
         }
-        let taken = matches!(after.phase, Phase::Quoted(_));
+        let taken = matches!(after.phase, Phase::Quoted(_) | Phase::Awaiting { .. });
         let hash: Option<PaymentHash> =
             invoice.payment_hash.as_ref().and_then(|it| it.parse().ok());
+        let is_mock = invoice.bolt11 == "lnbcrt100n1mock";
         let fair = match self.minted.get(&invoice.bolt11) {
+            _ if before.terms.pay_by == PayBy::Nothing => match is_mock {
+                true if invoice.amount_msats <= LISTED => Ok(()),
+                true => Err("is dearer than listed"),
+                false => Err("costs real money"),
+            },
             None => Err("nobody signed"),
             Some(facts) if facts.amount != Some(invoice.amount_msats) => Err("costs another price"),
             Some(facts) if hash.is_some_and(|hash| hash != facts.hash) => Err("is on another hash"),
@@ -406,7 +420,7 @@ impl World {
             Finish::Failed { code, .. } => match code {
                 Code::Internal | Code::Usage | Code::NoProvider => false,
                 Code::PaymentUnknown => open,
-                Code::Undelivered => is.is_some(),
+                Code::Undelivered => is.is_some() || self.case.adversary.no_wallet,
                 Code::Interrupted => true,
                 _ => matches!(is, None | Some(Is::Released)),
             },

@@ -198,6 +198,12 @@ impl World {
                 return self.speak(deal, AgentMessage::JobError(no));
             }
             Quotes::Garbage => return self.quote_garbage(deal),
+            Quotes::Mock => {
+                let dear = self.below(2) as u64;
+                let amount = Msat::new(LISTED.get() + dear);
+                let invoice = Invoice::new(job_id, "lnbcrt100n1mock", amount);
+                return self.speak(deal, AgentMessage::Invoice(invoice));
+            }
             Quotes::Fair => {}
             Quotes::Twice => {
                 let first = self.issue(deal, facts, said, said_hash);

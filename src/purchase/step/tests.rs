@@ -412,6 +412,33 @@ fn a_result_that_outruns_the_wallet_is_kept() {
 }
 
 #[test]
+fn a_result_that_outruns_the_wallet_is_not_lost_to_a_failure_before_it() {
+    for by_pieces in [false, true] {
+        let mut s = paying();
+        step(&mut s, doubt(), now());
+        let failure = says(AgentMessage::JobError(JobError {
+            job_id: s.terms.job_id(),
+            code: "failed".into(),
+            message: "no".into(),
+        }));
+        step(&mut s, failure, now());
+        if by_pieces {
+            let all = piece(&s, Some(0), "Paris", true);
+            step(&mut s, all, now());
+            step(&mut s, Happening::NoWholeText, now());
+        } else {
+            let whole = result(&s, "Paris");
+            step(&mut s, whole, now());
+        }
+        let second = result(&s, "Paris, in France");
+        step(&mut s, second, now());
+        let settled = step(&mut s, paid_at_last(), now());
+        assert_eq!(finish(&settled), Some(&Finish::Delivered));
+        assert_eq!(s.receipt().unwrap().text, "Paris");
+    }
+}
+
+#[test]
 fn what_a_crash_may_have_kept_from_being_said_is_said_again() {
     let mut s = paying();
     assert_eq!(step(&mut s, Happening::Resumed, now()).effects, []);
