@@ -195,14 +195,14 @@ impl Scenario {
     }
 
     pub fn patience(&self) -> Duration {
-        match (self.is_rough(), self.fault) {
-            (true, _) => QUICK_ENOUGH,
-            (false, Some(Fault::Slow)) if self.seller.runs_out_of_time() => QUICK_ENOUGH,
-            (false, _) if self.seller.runs_out_of_time() => {
-                let asks_another = self.cheaper_by.is_some() && !self.reaches_payment(0);
-                if asks_another { LONG } else { QUICK }
-            }
-            _ => LONG,
+        let in_vain = self.seller.runs_out_of_time();
+        // Whoever does not quote is given up by then, and an honest one has its time after that.
+        let asks_another = self.cheaper_by.is_some() && !self.reaches_payment(0);
+        match self.fault {
+            _ if self.is_rough() => QUICK_ENOUGH,
+            _ if !in_vain || asks_another => LONG,
+            Some(Fault::Slow) => QUICK_ENOUGH,
+            _ => QUICK,
         }
     }
 
