@@ -120,7 +120,9 @@ impl Broken {
     pub fn repeat(&self, only: Option<&str>) -> String {
         let Self { depth, seed, .. } = self;
         let depth = depth.as_str();
-        let only = only.map_or_else(String::new, |only| format!(" --only {only}"));
+        let only = only.map_or_else(String::new, |only| {
+            format!(" --only '{}'", only.replace('\'', r"'\''"))
+        });
         format!(
             "cargo run --release --example market_sim -- --depth {depth} --seed {seed}{only} --verbose"
         )

@@ -8,6 +8,7 @@ Examples:
   agent-customer --select npub1… --max-price 5000 --prompt @question.txt
   git diff | agent-customer --json --prompt -                 one JSON object a line, for programs
   agent-customer --dry-run --prompt hello                     what would be bought, and from whom
+  agent-customer --retries 3 --prompt hello                   three others may be asked if the first one fails
   agent-customer budget                                       what is spent, set aside and left
 
 Limits:

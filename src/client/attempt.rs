@@ -6,8 +6,9 @@ use rand::RngCore;
 use tokio::time::Instant;
 
 use super::buy::{Buyer, stopped};
+use super::failover::{self, Behind};
 use super::survey::{Candidate, encryption};
-use super::{PurchaseEvent, Receipt, failover};
+use super::{PurchaseEvent, Receipt};
 use crate::config::Encrypt;
 use crate::error::{Code, Error, Result};
 use crate::ids::{Preimage, PurchaseId};
@@ -21,14 +22,14 @@ use crate::relay::{Subscription, seal};
 use crate::units::{Msat, UnixSecs};
 
 impl Buyer<'_> {
-    /// Buys from this candidate; `others` may be asked if it fails.
+    /// Buys from this candidate; those `behind` it may be asked if it fails.
     ///
     /// # Errors
     /// With the purchase that failed, if it came to one; of another process's, where that has this key.
-    pub(super) async fn buy_from(&self, candidate: &Candidate, others: usize) -> Result<Receipt> {
+    pub(super) async fn buy_from(&self, candidate: &Candidate, behind: Behind) -> Result<Receipt> {
         loop {
             // Another process may be quicker with the same key. If that fails unpaid, it is our turn.
-            if let Some(receipt) = self.attempt(candidate, others).await? {
+            if let Some(receipt) = self.attempt(candidate, behind).await? {
                 return Ok(receipt);
             }
         }
@@ -36,7 +37,7 @@ impl Buyer<'_> {
 
     /// Puts the purchase on record and sees it through. `None`: another process was quicker with the same
     /// key, and failed unpaid.
-    async fn attempt(&self, candidate: &Candidate, others: usize) -> Result<Option<Receipt>> {
+    async fn attempt(&self, candidate: &Candidate, behind: Behind) -> Result<Option<Receipt>> {
         let Self { ready, request, .. } = self;
         let offer = &candidate.offer;
         let engine = &ready.engine;
@@ -61,7 +62,7 @@ impl Buyer<'_> {
             .ledger
             .drive(id)
             .ok_or_else(|| Error::new(Code::Internal, "a random purchase id came twice"))?;
-        let patience = failover::quote_patience(others, Instant::now(), self.left());
+        let patience = failover::quote_patience(behind, Instant::now(), self.left());
         // Asking the relays for answers and putting the purchase on record don't wait for each other;
         // the request leaves after both.
         let (opened, answers) =
@@ -74,7 +75,7 @@ impl Buyer<'_> {
             purchase_id: Some(id),
             provider: offer.provider.to_hex(),
             price_msat: listed,
-            others,
+            others: behind.at_most,
         })
         .await;
         let run = Run::new(

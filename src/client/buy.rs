@@ -3,11 +3,12 @@
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::failover::{self, Tried};
-use super::survey::{Candidate, survey};
+use super::failover::{self, Queue, Tried};
+use super::survey::{Candidate, survey, survey_but};
 use super::{PurchaseEvent, PurchaseRequest, Ready, Receipt};
 use crate::config::{LEAST_TIME_FOR_ANOTHER, MAX_IDEMPOTENCY_KEY_BYTES, MAX_TICK_BYTES};
 use crate::error::{Code, Error, Result};
+use crate::market::Select;
 use crate::purchase::watcher::Watcher;
 
 /// Buys one job.
@@ -55,6 +56,14 @@ pub(super) fn stopped() -> Error {
         Code::Interrupted,
         "stopped before any payment; nothing was paid",
     )
+}
+
+/// Stopped between two attempts: the earlier one is over, and the later one is none.
+fn stopped_after(earlier: &Error) -> Error {
+    match earlier.purchase() {
+        Some(attempt) => stopped().of(attempt),
+        None => stopped(),
+    }
 }
 
 /// Whether this names a tick, if it names anything.
@@ -120,37 +129,57 @@ impl Buyer<'_> {
     /// Buys from the first candidate; from the next, as often as the request allows, when the attempt before
     /// is dead beyond doubt. Each attempt is a purchase of its own, and never two have money at once.
     async fn buy_from_one_of(&self, candidates: Vec<Candidate>) -> Result<Receipt> {
-        let suitable = candidates.len();
-        let retries = usize::try_from(self.request.retries).unwrap_or(usize::MAX);
-        let mut queue = candidates.into_iter().take(retries.saturating_add(1));
-        let mut next = queue.next();
+        let takes_first = matches!(self.request.select, Select::First);
+        let may_find_more = takes_first && self.request.offer.is_none();
+        let mut queue = Queue::new(candidates, self.request.retries, may_find_more);
         let mut before: Vec<Tried> = Vec::new();
-        while let Some(candidate) = next {
-            let others = queue.len();
-            let error = match self.buy_from(&candidate, others).await {
+        let Some(mut candidate) = queue.next() else {
+            return Err(Error::new(Code::Internal, "a choice without an offer"));
+        };
+        loop {
+            let error = match self.buy_from(&candidate, queue.behind()).await {
                 Ok(receipt) => return Ok(receipt),
                 Err(error) => error,
             };
-            next = queue.next();
-            let Some(other) = &next else {
-                return Err(failover::sum_up(error, &before, suitable));
+            if queue.behind().at_most == 0 || !self.may_ask_another(&error).await {
+                return Err(failover::sum_up(error, &before, queue.suitable()));
+            }
+            let next = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(stopped_after(&error)),
+                next = self.next_of(&mut queue) => next,
             };
-            if !self.may_ask_another(&error).await {
-                return Err(failover::sum_up(error, &before, suitable));
-            }
-            if self.stop.is_cancelled() {
-                return Err(match error.purchase() {
-                    Some(attempt) => stopped().of(attempt),
-                    None => stopped(),
-                });
-            }
-            self.tell_failure(&error, &candidate, other).await;
+            let Some(next) = next else {
+                return Err(failover::sum_up(error, &before, queue.suitable()));
+            };
+            self.tell_failure(&error, &candidate, &next).await;
             before.push(Tried {
                 provider: candidate.offer.provider.to_hex(),
                 message: error.message().to_owned(),
             });
+            candidate = next;
         }
-        Err(Error::new(Code::Internal, "a choice without an offer"))
+    }
+
+    /// Who is asked next. Who takes the first that is heard of has heard of nobody else: the others are looked
+    /// for when they are needed.
+    async fn next_of(&self, queue: &mut Queue) -> Option<Candidate> {
+        if queue.behind().known == 0 {
+            let within = self.request.discovery_time.min(self.left());
+            let ends = Instant::now() + within;
+            let others = survey_but(self.ready, self.request, queue.asked(), ends).await;
+            // That nobody else was found is not what failed.
+            let others = others.ok()?;
+            for seen in others.seen.into_iter().filter(|seen| seen.matches) {
+                self.tell(PurchaseEvent::Provider(seen)).await;
+            }
+            queue.add(others.candidates.ok()?);
+        }
+        queue.next().filter(|_| self.has_time())
+    }
+
+    fn has_time(&self) -> bool {
+        self.left() >= LEAST_TIME_FOR_ANOTHER
     }
 
     /// Whether an attempt that ended so is dead, and there is time for another one.
@@ -164,8 +193,7 @@ impl Buyer<'_> {
         };
         // What can't be read proves nothing.
         let record = engine.ledger.purchase(attempt).await;
-        record.is_ok_and(|record| failover::is_dead(&record))
-            && self.left() >= LEAST_TIME_FOR_ANOTHER
+        self.has_time() && record.is_ok_and(|record| failover::is_dead(&record))
     }
 
     async fn tell_failure(&self, error: &Error, failed: &Candidate, next: &Candidate) {

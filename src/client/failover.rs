@@ -21,11 +21,14 @@
 //! | `ledger` | no | what can't be put on record is not bought |
 //! | `interrupted` | no | the owner stopped it |
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use nostr::PublicKey;
 use tokio::time::Instant;
 
-use crate::config::QUOTE_PATIENCE;
+use super::survey::Candidate;
+use crate::config::{LEAST_TIME_FOR_ANOTHER, QUOTE_PATIENCE};
 use crate::error::{Code, Error};
 use crate::ledger::{PurchaseRecord, ReservationStatus, Status};
 use crate::purchase::driver::QuotePatience;
@@ -61,15 +64,95 @@ pub(super) const fn leads_on(code: Code, pays: bool) -> bool {
     }
 }
 
-/// How long a provider may take to quote if `others` may be asked after it and `left` is left for all: never
-/// more than its share. The last one has all the time there is.
-pub(super) fn quote_patience(others: usize, now: Instant, left: Duration) -> Option<QuotePatience> {
-    let sharing = u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1);
-    let share = left / sharing;
-    (others > 0).then(|| QuotePatience {
-        once_sent: QUOTE_PATIENCE.min(share),
+/// Who may be asked after the present one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Behind {
+    /// So many are known.
+    pub(super) known: usize,
+    /// So many at most, found or yet to be found.
+    pub(super) at_most: usize,
+}
+
+/// How long a provider may take to quote when these may be asked after it and `left` is left for all: never
+/// more than its share, and not for long where it is known that there is somebody else. The last one has all
+/// the time there is.
+pub(super) fn quote_patience(
+    behind: Behind,
+    now: Instant,
+    left: Duration,
+) -> Option<QuotePatience> {
+    if behind.at_most == 0 {
+        return None;
+    }
+    let others = u32::try_from(behind.known.max(1)).unwrap_or(u32::MAX);
+    let share = left / others.saturating_add(1);
+    let most = if behind.known > 0 {
+        QUOTE_PATIENCE
+    } else {
+        share
+    };
+    // Nobody is given up for somebody there would be no time for.
+    (left - share >= LEAST_TIME_FOR_ANOTHER).then(|| QuotePatience {
+        once_sent: most.min(share),
         until: now + share,
     })
+}
+
+/// The providers to ask, in order, as far as the retries go.
+pub(super) struct Queue {
+    waiting: VecDeque<Candidate>,
+    asked: Vec<PublicKey>,
+    /// How many may be asked yet.
+    left: usize,
+    suitable: usize,
+    may_find_more: bool,
+}
+
+impl Queue {
+    /// One of these is asked, and then `retries` others; there may be more of them to be found.
+    pub(super) fn new(found: Vec<Candidate>, retries: u32, may_find_more: bool) -> Self {
+        let retries = usize::try_from(retries).unwrap_or(usize::MAX);
+        Self {
+            suitable: found.len(),
+            waiting: found.into(),
+            asked: Vec::new(),
+            left: retries.saturating_add(1),
+            may_find_more,
+        }
+    }
+
+    /// The next one to ask.
+    pub(super) fn next(&mut self) -> Option<Candidate> {
+        self.left = self.left.checked_sub(1)?;
+        let next = self.waiting.pop_front()?;
+        self.asked.push(next.offer.provider);
+        Some(next)
+    }
+
+    /// More to ask were found.
+    pub(super) fn add(&mut self, found: Vec<Candidate>) {
+        self.suitable += found.len();
+        self.waiting.extend(found);
+    }
+
+    /// Who may be asked yet.
+    pub(super) fn behind(&self) -> Behind {
+        let known = self.waiting.len().min(self.left);
+        Behind {
+            known,
+            at_most: if self.may_find_more { self.left } else { known },
+        }
+    }
+
+    /// Who was asked already.
+    pub(super) fn asked(&self) -> &[PublicKey] {
+        &self.asked
+    }
+
+    /// How many were found.
+    pub(super) const fn suitable(&self) -> usize {
+        self.suitable
+    }
 }
 
 /// A provider that failed, and after which another one was asked.

@@ -30,6 +30,13 @@
 //! settles what can be settled, and fetches results that came late. After any other code nothing was paid,
 //! and asking again is safe. With an [idempotency key](PurchaseRequest::idempotency_key) it always is.
 //!
+//! # When a provider fails
+//!
+//! Then the next-best one is asked, [`retries`](PurchaseRequest::retries) others at most, once the attempt before
+//! is provably dead. Each attempt is a purchase with an id of its own; [`PurchaseEvent::FailedOver`] comes between
+//! two of them, and what the events said of the earlier one is void, pieces of a result included. The error of a
+//! purchase is that of its last attempt, and retells the others.
+//!
 //! # When a future is dropped
 //!
 //! Looking ([`offers`](ComputeClient::offers), [`preview`](ComputeClient::preview),

@@ -145,8 +145,19 @@ pub(super) async fn survey(
     request: &PurchaseRequest,
     ends: Instant,
 ) -> Result<Survey> {
+    survey_but(ready, request, &[], ends).await
+}
+
+/// The same as if these providers, which were asked already, were denied.
+pub(super) async fn survey_but(
+    ready: &Ready,
+    request: &PurchaseRequest,
+    asked: &[PublicKey],
+    ends: Instant,
+) -> Result<Survey> {
     let headroom = headroom(ready, request).await?;
-    let policy = policy(ready, request, Some(headroom)).await?;
+    let mut policy = policy(ready, request, Some(headroom)).await?;
+    policy.deny.extend(asked);
     let found = match &request.offer {
         Some(offer) => vec![offer.clone()],
         None => look_around(ready, request, &policy, ends).await?,

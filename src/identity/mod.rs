@@ -166,7 +166,20 @@ impl IdentityError {
 
 impl From<IdentityError> for Error {
     fn from(error: IdentityError) -> Self {
-        Self::new(Code::Usage, format!("identity: {error}"))
+        use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let code = match &error {
+            // No flag mends that. The ledger in the same home fails by it too, and says so with this code.
+            IdentityError::Io { problem, .. }
+                if matches!(
+                    problem.kind(),
+                    StorageFull | QuotaExceeded | ReadOnlyFilesystem
+                ) =>
+            {
+                Code::Ledger
+            }
+            _ => Code::Usage,
+        };
+        Self::new(code, format!("identity: {error}"))
     }
 }
 

@@ -98,7 +98,8 @@ impl Ledger {
     }
 
     /// Opens the ledger in `dir` for reading. Where there is none yet, none is made: every question
-    /// is answered as by an empty one.
+    /// is answered as by an empty one. One that may not be written, or on a full disk, can be read all the
+    /// same, unless an earlier version wrote it.
     ///
     /// # Errors
     /// [`LedgerError::Storage`]; from every method that would write, [`LedgerError::Illegal`].
@@ -110,7 +111,7 @@ impl Ledger {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     store::connect_to_nothing()
                 }
-                _ => store::connect(&paths.file),
+                _ => store::connect_to_read(&paths.file),
             };
             let db = db.map_err(|fault| fault.of(&paths.file))?;
             Ok(Self::assemble(paths, clock, db, None))
@@ -149,7 +150,9 @@ impl Ledger {
     /// [`LedgerError::KeyConflict`]; [`LedgerError::Illegal`] if the id is taken.
     pub async fn open_purchase(&self, new: NewPurchase) -> Result<Opened, LedgerError> {
         let open = self.write(move |db, handle, owner| {
+            crash::before(Point::LedgerRoom);
             owner.room().keep().map_err(|error| no_room(&error))?;
+            crash::after(Point::LedgerRoom);
             store::open_purchase(db, &handle.clock, owner.id(), &new)
         });
         crash::around(Point::CustomerOpen, open).await
@@ -391,7 +394,9 @@ impl Ledger {
             if done.is_ok()
                 && let Ok(written) = store::written(db)
             {
+                crash::before(Point::LedgerMark);
                 owner.mark(written);
+                crash::after(Point::LedgerMark);
             }
             done
         })
@@ -511,8 +516,9 @@ impl Paths {
 
     fn storage(&self, error: &io::Error) -> LedgerError {
         let advice = match error.kind() {
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                "this user must be allowed to write to its folder"
+            io::ErrorKind::PermissionDenied => "this user must be allowed to write to its folder",
+            io::ErrorKind::ReadOnlyFilesystem => {
+                "nothing may be written to this file system. Choose another home, or make it writable"
             }
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 "the disk is full. Free some space and try again"

@@ -36,6 +36,17 @@
 //! Ledger time is the system's, but never runs backwards: a clock that is set back over midnight does
 //! not give the same day a second budget. A clock that once ran ahead keeps the ledger at that day until
 //! the real one arrives ([`Ledger::time`] tells); refusing too long is the safe way to be wrong.
+//!
+//! # A full disk, and files that are lost
+//!
+//! Before a purchase is put on record, its process takes half a megabyte of the disk, in its own lock file, and
+//! gives it up when a later change finds the disk full: what was begun can be booked to its end. Where there
+//! is not so much, nothing is bought, and who only reads still can.
+//!
+//! A ledger that is deleted or replaced while it is open is written no more: nothing that it granted would
+//! count for those who open the name anew. After a crash the latest changes are in the log beside the file
+//! (`-wal`). Each owner's lock file says how much was written when it last wrote, and stays if it dies; a ledger
+//! that has less, because its log was deleted or an older copy was put in its place, is refused.
 
 pub mod budget;
 mod checkup;

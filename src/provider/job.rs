@@ -66,6 +66,10 @@
 //! A released preimage is on record before the wallet is told; the wallet's answer is on record after it
 //! was given, and asked for again until it is.
 //!
+//! Where the disk is full there are no new quotes: each needs room for what follows. A job that is paid is done
+//! and delivered all the same, and what became of it is put on record as soon as the store takes it. Until then
+//! the quote on record and the wallet's word stand for it: a restart finds it paid, and does it again.
+//!
 //! # Crash points
 //!
 //! What the seller does that outlives the process, by the names of [`crash`](crate::crash), and what becomes
@@ -77,6 +81,7 @@
 //! | `store.create` | the store's empty file | there is none, and the next start makes it | an empty file, which the next start makes a store |
 //! | `store.migrate` | the tables, or their next version | rolled back, and done by the next start | there |
 //! | `store.lock` | the lock of the one that sells | free | free: it ends with the process |
+//! | `store.room` | room kept on the disk | none is kept | the next start keeps the same |
 //! | `store.commit` | any commit, seen from inside SQLite | rolled back: as before the points that it belongs to | as after those points |
 //! | `provider.channel` | a new channel, on record | another channel is made; nobody has heard of this one | the next start comes back to it, and makes it known |
 //! | `provider.channel-said` | the channel known | made known by the next start | published again: the same event |

@@ -25,7 +25,7 @@ pub enum PurchaseEvent {
         provider: String,
         /// What it asks for this job, if it says.
         price_msat: Option<Msat>,
-        /// How many others may still be asked should this one fail with nothing paid.
+        /// How many others may be asked, at most, should this one fail with nothing paid.
         #[serde(skip)]
         others: usize,
     },

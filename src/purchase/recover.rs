@@ -209,10 +209,8 @@ async fn settle_and_fetch(
     let fetches = match &state.phase {
         // Its money was looked at; whether a result came after all can wait for `recover`.
         Phase::Withheld { .. } => depth == Depth::All,
-        Phase::Awaiting { .. }
-        | Phase::Undelivered { .. }
-        | Phase::Locked(_)
-        | Phase::Released { .. } => true,
+        Phase::Undelivered { spoiled, .. } => !spoiled,
+        Phase::Awaiting { .. } | Phase::Locked(_) | Phase::Released { .. } => true,
         _ => false,
     };
     if fetches {

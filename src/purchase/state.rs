@@ -86,6 +86,8 @@ pub enum Answer {
     Text(String),
     /// It failed, in its own words; or what it sent is no result.
     Failure(String),
+    /// It took back its own signed word on the text. In these words.
+    TakenBack(String),
 }
 
 impl Answer {
@@ -163,7 +165,7 @@ pub enum Phase {
         /// How long it took.
         elapsed_ms: u64,
     },
-    /// Paid, and no result. One that comes late is still taken.
+    /// Paid, and no result. One that comes late is still taken, unless it is spoiled.
     Undelivered {
         /// What was quoted.
         quote: Quote,
@@ -171,6 +173,9 @@ pub enum Phase {
         settled: Settled,
         /// Why there is none.
         reason: String,
+        /// Whether the provider took back its own signed word on the text: then no other word of it is taken.
+        #[serde(default)]
+        spoiled: bool,
     },
     /// Over: nothing paid.
     Failed {
@@ -385,7 +390,7 @@ impl Phase {
             Self::Paying(_)
                 | Self::Unknown { .. }
                 | Self::Awaiting { .. }
-                | Self::Undelivered { .. }
+                | Self::Undelivered { spoiled: false, .. }
                 | Self::Locked(_)
                 | Self::Withheld { spoiled: false, .. }
         )

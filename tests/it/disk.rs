@@ -5,6 +5,8 @@
 //! amounts of free space.
 
 mod customer;
+mod forbidden;
+mod lost;
 mod seller;
 
 use std::fs::{self, File, OpenOptions};
@@ -74,6 +76,7 @@ impl Disk {
         let _ = fs::remove_file(self.ballast());
     }
 
+    /// Whether nothing may be written. No file may be open for that when it begins.
     pub(crate) fn read_only(&self, yes: bool) {
         let how = if yes { "remount,ro" } else { "remount,rw" };
         let done = Command::new("mount")

@@ -1,5 +1,6 @@
 //! The spend ledger over real files: the life of a reservation, keys and listings.
 
+mod clocks;
 mod damage;
 mod limits;
 mod model;

@@ -34,8 +34,8 @@ const EVERYTHING: HistoryQuery = HistoryQuery {
 /// One attempt to buy, as it ended.
 pub struct Attempt {
     pub prompt: String,
-    /// On record since it was chosen from whom to buy.
-    pub purchase: Option<PurchaseId>,
+    /// What is on record of it: one for each seller that was asked, the last one last.
+    pub purchases: Vec<PurchaseId>,
     pub ended: Result<Receipt, Error>,
 }
 
@@ -91,21 +91,31 @@ impl Buyer {
             .await
     }
 
-    /// Buys, and waits for the end.
-    pub async fn buy(&self, client: &ComputeClient, request: PurchaseRequest) -> Attempt {
+    /// Buys, and waits for the end; or stops, as Ctrl-C does, once so much has happened.
+    pub async fn buy(
+        &self,
+        client: &ComputeClient,
+        request: PurchaseRequest,
+        stops_after: Option<usize>,
+    ) -> Attempt {
         let prompt = request.prompt.clone();
         let mut purchase = client.purchase(request);
-        let mut id = None;
+        let mut purchases = Vec::new();
+        let mut happened = 0;
         while let Some(event) = purchase.next_event().await {
+            happened += 1;
+            if Some(happened) == stops_after {
+                purchase.stop();
+            }
             if let PurchaseEvent::Selected { purchase_id, .. } = event {
-                id = purchase_id;
+                purchases.extend(purchase_id);
             }
         }
         let ended = purchase.receipt().await;
         self.world.ended.send_modify(|count| *count += 1);
         Attempt {
             prompt,
-            purchase: id,
+            purchases,
             ended,
         }
     }

@@ -46,7 +46,12 @@ impl Shop {
             Seller::Endless => self.pour(job).await,
             Seller::Contradicting => {
                 self.peer.piece(job, Some(0), "one thing", true).await;
-                // Signed, and never to be taken for a result: what it says of itself is that it lies.
+                // Whoever hears both takes neither. Who is kept from hearing one may take the other.
+                if self.rough {
+                    for text in ["one thing", "another"] {
+                        self.peer.world.signed(&job.request.prompt, text);
+                    }
+                }
                 self.peer.say(job, result(job, "another")).await;
             }
             Seller::Escapes => {
@@ -86,6 +91,8 @@ impl Shop {
 
     /// Cuts a text in pieces, numbers them, sends them in some order, some twice, and the whole at the end.
     async fn stream(&mut self, job: &Job, text: &str, shuffled: bool, repeated: bool) {
+        // Complete pieces are a result, too, where the whole is slow to follow.
+        self.peer.world.signed(&job.request.prompt, text);
         let mut pieces = self.cut(text);
         if repeated {
             // Under a number that is taken, other words count for nothing.
@@ -140,6 +147,11 @@ impl Shop {
     /// Does not stop for as long as the market stands, or until there is more than any buyer takes.
     async fn pour(&mut self, job: &Job) {
         let numbered: bool = self.peer.rng.random();
+        // In the open: sealing so much takes longer than all the rest.
+        let job = &Job {
+            sealed: false,
+            ..job.clone()
+        };
         let ended = self.peer.world.ended.subscribe();
         for seq in 0..PIECES {
             if ended.has_changed().unwrap_or(true) {

@@ -65,6 +65,10 @@ pub struct Scenario {
     pub seller_behind: bool,
     pub fault: Option<Fault>,
     pub rogue: Option<Rogue>,
+    /// By how much the seller is cheaper than an honest one beside it, who is asked next; `None`: it is alone.
+    pub cheaper_by: Option<u64>,
+    /// The buyer changes its mind once so much has happened.
+    pub stops_after: Option<usize>,
     pub escrow: bool,
     pub sealed: bool,
     pub price: u64,
@@ -111,6 +115,8 @@ impl Scenario {
             _ => None,
         };
         let escrow = rng.random();
+        let price = rng.random_range(1_000..=30_000);
+        let another = rogue.is_none() && seller != Seller::OverLimit && rng.random_ratio(1, 4);
         let more = rng.random_ratio(1, 4) || seller.needs_an_earlier_purchase() || rogue.is_some();
         Self {
             seed,
@@ -120,26 +126,59 @@ impl Scenario {
             seller_behind: rng.random_ratio(1, 4),
             fault,
             rogue,
+            stops_after: (rogue.is_none() && rng.random_ratio(1, 10))
+                .then(|| rng.random_range(1..10)),
             escrow: seller.escrow_only().unwrap_or(escrow),
             // What is sealed can't be overheard.
             sealed: rng.random() && !rogue.is_some_and(Rogue::overhears),
-            price: rng.random_range(1_000..=30_000),
+            price,
+            cheaper_by: another.then(|| rng.random_range(1..=price / 2)),
             fee: *[0, 0, 1, 21, 777].choose(rng).unwrap(),
             attempts: 1 + u64::from(more),
             rng: StdRng::from_rng(rng),
         }
     }
 
+    /// All that was drawn, for whoever looks into it.
+    pub fn in_words(&self) -> String {
+        let mut words = vec![self.seller.word().to_owned()];
+        let form = if self.escrow { "escrow" } else { "paid first" };
+        words.push(form.to_owned());
+        words.push((if self.sealed { "sealed" } else { "plain" }).to_owned());
+        if let Some(plan) = &self.relay {
+            let who = if self.seller_behind { " for both" } else { "" };
+            words.push(format!("{plan:?}{who}"));
+        }
+        words.extend(self.fault.map(|fault| format!("wallet: {fault}")));
+        words.extend(self.rogue.map(|rogue| rogue.word().to_owned()));
+        words.extend(self.cheaper_by.map(|_| "another to ask".to_owned()));
+        words.extend(
+            self.stops_after
+                .map(|events| format!("stopped after {events} events")),
+        );
+        words.join(", ")
+    }
+
     pub fn terms(&self) -> Terms {
         Terms {
             seller: self.seller,
-            price: self.price,
+            price: self.price - self.cheaper_by.unwrap_or(0),
             escrow: self.escrow,
             sealed: self.sealed,
+            rough: self.is_rough(),
         }
     }
 
-    /// What one purchase costs.
+    /// The honest one beside it.
+    pub fn others_terms(&self) -> Terms {
+        Terms {
+            seller: Seller::Honest,
+            price: self.price,
+            ..self.terms()
+        }
+    }
+
+    /// The most that one purchase costs.
     pub const fn cost(&self) -> u64 {
         self.price + self.fee
     }
@@ -164,17 +203,22 @@ impl Scenario {
     }
 
     pub fn patience(&self) -> Duration {
-        match (self.is_rough(), self.fault) {
-            (true, _) => QUICK_ENOUGH,
-            (false, Some(Fault::Slow)) if self.seller.runs_out_of_time() => QUICK_ENOUGH,
-            (false, _) if self.seller.runs_out_of_time() => QUICK,
-            _ => LONG,
+        let in_vain = self.seller.runs_out_of_time();
+        // Whoever does not quote is given up by then, and an honest one has its time after that.
+        let asks_another = self.cheaper_by.is_some() && !self.reaches_payment(0);
+        match self.fault {
+            _ if self.is_rough() => QUICK_ENOUGH,
+            _ if !in_vain || asks_another => LONG,
+            Some(Fault::Slow) => QUICK_ENOUGH,
+            _ => QUICK,
         }
     }
 
     /// How long relays may take to tell of the seller: by then at the latest, the buyer does without.
     pub fn discovery(&self) -> Duration {
-        if self.is_rough() { DISCOVERY } else { LONG }
+        // Where nobody suits, a buyer looks for as long as it may.
+        let in_vain = self.is_rough() || self.seller == Seller::OverLimit;
+        if in_vain { DISCOVERY } else { LONG }
     }
 
     /// Whether the nth attempt, from 0, is one before another.
@@ -202,9 +246,12 @@ impl Scenario {
 
     /// Whether the nth attempt may end so.
     pub fn may_end(&self, nth: u64, end: End) -> bool {
+        if end == Err(Code::Interrupted) {
+            return self.stops_after.is_some();
+        }
         if self.is_rough() {
             // Whatever relays do: never our own fault, and never over the limits.
-            let ours = [Code::Internal, Code::Usage, Code::Ledger, Code::Interrupted];
+            let ours = [Code::Internal, Code::Usage, Code::Ledger];
             let over = self.seller == Seller::OverLimit;
             return match end {
                 Ok(()) => true,
@@ -214,8 +261,13 @@ impl Scenario {
         }
         let base = self.seller.ends(self.escrow, self.is_earlier(nth));
         let in_time = self.seller.runs_out_of_time() && end == Err(Code::Timeout);
-        let of_seller = base.contains(&end) || in_time;
-        if !self.reaches_payment(nth) {
+        let another = self.cheaper_by.is_some();
+        let of_seller = if another {
+            base.iter().any(|base| self.goes_on_to(*base, end)) || in_time
+        } else {
+            base.contains(&end) || in_time
+        };
+        if !self.reaches_payment(nth) && !another {
             return of_seller;
         }
         match self.fault {
@@ -233,6 +285,23 @@ impl Scenario {
             Some(Fault::TimeoutAfter) => {
                 end == Err(Code::PaymentUnknown) || in_time || (self.escrow && of_seller)
             }
+        }
+    }
+
+    /// Whether an attempt may end so where its first seller ended like `base` and an honest one was asked
+    /// next, if that was allowed.
+    fn goes_on_to(&self, base: End, end: End) -> bool {
+        match base {
+            Ok(()) => end.is_ok(),
+            // Provably dead: the next one delivers.
+            Err(Code::BadInvoice | Code::Timeout | Code::ProviderRefused | Code::PaymentFailed) => {
+                end.is_ok()
+            }
+            // Dead where the locked money is back, or where a busy machine kept the quote too long.
+            Err(Code::Undelivered) if self.escrow || self.seller.runs_out_of_time() => {
+                end.is_ok() || end == base
+            }
+            Err(_) => end == base,
         }
     }
 }

@@ -1,12 +1,12 @@
 //! What must hold, whoever was in the way: after each attempt, and once everything is settled.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use agent_compute::Code;
 use agent_compute::cli::text::Cleaner;
-use agent_compute::ids::PurchaseId;
 use agent_compute::ledger::{PurchaseRecord, ReservationStatus, Status};
 use agent_compute::purchase::recover::Recovered;
+use agent_compute::units::Msat;
 use agent_compute::wallet::sim::audit;
 use agent_compute::wallet::{Incoming, Outgoing, Wallet};
 
@@ -95,8 +95,11 @@ impl Judge<'_> {
                 limits.daily_limit
             )
         });
-        let of_it = attempt.purchase.and_then(|id| find(&books, id));
-        self.money_as_told(&when, attempt, of_it);
+        let of_it: Vec<_> = records_of(&books, attempt).collect();
+        self.must(of_it.len() == attempt.purchases.len(), || {
+            format!("{when}: of {:?} not all are on record", attempt.purchases)
+        });
+        self.money_as_told(&when, attempt, &of_it);
         match &attempt.ended {
             Ok(receipt) => self.text(&when, &attempt.prompt, &receipt.text),
             Err(error) => self.clean(&when, error.message()),
@@ -104,14 +107,17 @@ impl Judge<'_> {
     }
 
     /// What the buyer was told of its money is what the ledger says, and there is a reason for all of it.
-    fn money_as_told(&mut self, when: &str, attempt: &Attempt, record: Option<&PurchaseRecord>) {
+    fn money_as_told(&mut self, when: &str, attempt: &Attempt, records: &[&PurchaseRecord]) {
         let (paid, reserved) = match &attempt.ended {
             Ok(receipt) => (receipt.paid_msat, receipt.reserved_msat),
             Err(error) => (error.paid_msat(), error.reserved_msat()),
         };
-        let reservation = record.and_then(|record| record.reservation.as_ref());
-        let spent = reservation.and_then(|one| one.spent).unwrap_or_default();
-        let aside = record.map(PurchaseRecord::reserved).unwrap_or_default();
+        // Only the last of those who were asked has anything; that is for the sums to show.
+        let sum = |of: fn(&PurchaseRecord) -> Msat| {
+            let all = records.iter().map(|record| of(record));
+            all.fold(Msat::ZERO, Msat::saturating_add)
+        };
+        let (spent, aside) = (sum(spent_on), sum(PurchaseRecord::reserved));
         self.must((paid, reserved) == (spent, aside), || {
             format!(
                 "{when}: told {paid} paid and {reserved} set aside; on record {spent} and {aside}"
@@ -126,6 +132,7 @@ impl Judge<'_> {
             Ok(()) => (true, escrow),
             Err(Code::Undelivered) => (true, escrow),
             Err(Code::PaymentUnknown) => (false, true),
+            Err(Code::Interrupted) => (true, true),
             Err(_) => (false, false),
         };
         let end = attempt.end();
@@ -169,7 +176,7 @@ impl Judge<'_> {
             let Some(text) = &one.text else { continue };
             let attempt = attempts
                 .iter()
-                .find(|attempt| attempt.purchase == Some(one.purchase_id));
+                .find(|attempt| attempt.purchases.contains(&one.purchase_id));
             match attempt {
                 Some(attempt) => self.text(when, &attempt.prompt, text),
                 None => self
@@ -185,12 +192,8 @@ impl Judge<'_> {
             return false;
         };
         (0..).zip(attempts).any(|(nth, attempt)| {
-            let record = attempt.purchase.and_then(|id| find(&books, id));
-            let late = record.is_some_and(|one| {
-                let spent = one.reservation.as_ref().and_then(|money| money.spent);
-                spent.is_some() && one.state.status != Status::Delivered
-            });
-            late && self.scenario.at_risk(nth) == 0
+            let lost = records_of(&books, attempt).any(|one| lost_on(one) > 0);
+            lost && self.scenario.at_risk(nth) == 0
         })
     }
 
@@ -217,26 +220,14 @@ impl Judge<'_> {
         });
         self.payments(&books).await;
         self.traps().await;
-        let mut lost = BTreeMap::new();
         for record in &books.records {
-            let spent = record.reservation.as_ref().and_then(|one| one.spent);
-            let delivered = record.state.status == Status::Delivered;
             self.must(record.state.status != Status::Open, || {
                 format!("{when}: a purchase is still {}", record.state.label)
             });
-            let spent = spent.unwrap_or_default();
-            lost.insert(
-                record.id.to_string(),
-                if delivered { 0 } else { spent.get() },
-            );
         }
-        let of = |attempt: &Attempt| {
-            let id = attempt.purchase?.to_string();
-            lost.get(&id).copied()
-        };
         attempts
             .iter()
-            .map(|attempt| of(attempt).unwrap_or(0))
+            .map(|attempt| records_of(&books, attempt).map(lost_on).sum())
             .collect()
     }
 
@@ -273,6 +264,25 @@ impl Judge<'_> {
     }
 }
 
-fn find(books: &Books, id: PurchaseId) -> Option<&PurchaseRecord> {
-    books.records.iter().find(|record| record.id == id)
+/// What is on record of an attempt.
+fn records_of<'a>(
+    books: &'a Books,
+    attempt: &'a Attempt,
+) -> impl Iterator<Item = &'a PurchaseRecord> {
+    let of_it = |record: &&PurchaseRecord| attempt.purchases.contains(&record.id);
+    books.records.iter().filter(of_it)
+}
+
+fn spent_on(record: &PurchaseRecord) -> Msat {
+    let spent = record.reservation.as_ref().and_then(|money| money.spent);
+    spent.unwrap_or_default()
+}
+
+/// What was spent, and nothing came of it.
+fn lost_on(record: &PurchaseRecord) -> u64 {
+    if record.state.status == Status::Delivered {
+        0
+    } else {
+        spent_on(record).get()
+    }
 }

@@ -37,7 +37,7 @@ use self::rogues::{Attack, Rogue};
 use self::sellers::Seller;
 use self::weather::BadRelay;
 use self::world::{SOON, World, keys};
-use crate::report::Outcome;
+use super::report::Outcome;
 
 /// The bound of a whole market: everything in it has a shorter one of its own.
 const WHOLE: Duration = Duration::from_secs(240);
@@ -118,6 +118,7 @@ async fn hold(mut scenario: Scenario) -> Vec<Outcome> {
             return outcomes(&scenario, &[], &[], judge.broken);
         }
     };
+    let _other = open_other(&world, &scenario, &mut rng).await;
     let mut attack = begin_attack(&world, &stall, &scenario, &mut rng).await;
 
     let mut attempts = Vec::new();
@@ -126,7 +127,7 @@ async fn hold(mut scenario: Scenario) -> Vec<Outcome> {
             for nth in 0..scenario.attempts {
                 let request = request(&scenario, nth, stall.key, &mut rng);
                 world.may_work_on(&request.prompt);
-                let attempt = buyer.buy(&client, request).await;
+                let attempt = buyer.buy(&client, request, scenario.stops_after).await;
                 judge.attempt(nth, &attempt).await;
                 attempts.push(attempt);
             }
@@ -205,6 +206,18 @@ async fn open_stall(
     })
 }
 
+/// An honest seller beside the first one.
+async fn open_other(world: &Arc<World>, scenario: &Scenario, rng: &mut StdRng) -> JoinSet<()> {
+    let own = StdRng::from_rng(rng);
+    let mut played = JoinSet::new();
+    if scenario.cheaper_by.is_some() {
+        let terms = scenario.others_terms();
+        let shop = Shop::open(world, &world.relay(), terms, own).await;
+        played.spawn(shop.serve());
+    }
+    played
+}
+
 /// A real provider takes leave in good order, has kept no slot for anybody, and has done nothing for nothing.
 async fn close_stall(stall: Stall, judge: &mut Judge<'_>) {
     if let Some(provider) = stall.real {
@@ -255,8 +268,14 @@ fn request(scenario: &Scenario, nth: u64, seller: PublicKey, rng: &mut StdRng) -
         rng.random::<u32>(),
         spice.choose(rng).unwrap()
     );
+    // Another one is asked only where there is one to choose from.
+    let (select, retries) = match scenario.cheaper_by {
+        Some(_) => (Select::Cheapest, rng.random_range(1..=2)),
+        None => (Select::Provider(seller.to_hex().parse().unwrap()), 1),
+    };
     PurchaseRequest {
-        select: Select::Provider(seller.to_hex().parse().unwrap()),
+        select,
+        retries,
         plaintext: !scenario.sealed,
         escrow: scenario.escrow,
         max_tokens: rng.random_range(1..2_000),
@@ -303,32 +322,7 @@ fn outcomes(
     broken: Vec<String>,
 ) -> Vec<Outcome> {
     let adversary = scenario.main.word();
-    let with = format!(
-        "{} [{}{}{}{}{}]",
-        scenario.seller.word(),
-        if scenario.escrow {
-            "escrow"
-        } else {
-            "paid first"
-        },
-        if scenario.sealed {
-            ", sealed"
-        } else {
-            ", plain"
-        },
-        scenario
-            .relay
-            .as_ref()
-            .map_or_else(String::new, |plan| format!(", {plan:?}")),
-        if scenario.seller_behind && scenario.relay.is_some() {
-            " for both"
-        } else {
-            ""
-        },
-        scenario
-            .fault
-            .map_or_else(String::new, |fault| format!(", wallet: {fault}")),
-    );
+    let with = scenario.in_words();
     let mut broken: Vec<String> = broken
         .into_iter()
         .map(|what| format!("{what} — {with}"))

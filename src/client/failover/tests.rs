@@ -3,6 +3,7 @@
 use super::*;
 use crate::ids::{PaymentHash, PurchaseId, WalletId};
 use crate::ledger::{Reservation, Scope, StateRow};
+use crate::protocol::{Offer, OfferSource};
 use crate::units::{Msat, Network, UnixSecs};
 
 /// An attempt on record.
@@ -109,15 +110,76 @@ fn nothing_that_may_have_cost_money_or_is_our_own_leads_on() {
 fn a_provider_has_a_fair_share_of_the_time_and_the_last_one_all_of_it() {
     let now = Instant::now();
     let secs = Duration::from_secs;
-    assert_eq!(quote_patience(0, now, secs(120)), None);
-    let most = |others, left| {
-        let patience = quote_patience(others, now, left).unwrap();
-        (patience.once_sent, patience.until - now)
+    let most = |known, at_most, left| {
+        let patience = quote_patience(Behind { known, at_most }, now, left)?;
+        Some((patience.once_sent, patience.until - now))
     };
-    assert_eq!(most(1, secs(120)), (QUOTE_PATIENCE, secs(60)));
-    assert_eq!(most(3, secs(8)), (secs(2), secs(2)));
-    assert_eq!(most(1, Duration::ZERO), (Duration::ZERO, Duration::ZERO));
-    assert_eq!(most(usize::MAX, secs(1)).0, secs(1) / u32::MAX);
+    assert_eq!(most(0, 0, secs(120)), None);
+    assert_eq!(most(1, 1, secs(120)), Some((QUOTE_PATIENCE, secs(60))));
+    assert_eq!(most(3, 3, secs(8)), Some((secs(2), secs(2))));
+    assert_eq!(most(1, 1, Duration::ZERO), None, "no time for another");
+    assert_eq!(most(1, 1, secs(1)), None, "no time for another");
+    assert_eq!(most(1, 1, secs(2)), Some((secs(1), secs(1))));
+    let crowd = most(usize::MAX, usize::MAX, secs(9)).unwrap();
+    assert_eq!(crowd.0, secs(9) / u32::MAX);
+    // Whether there is anybody else is yet to be found out.
+    assert_eq!(most(0, 9, secs(120)), Some((secs(60), secs(60))));
+}
+
+fn candidates(many: usize) -> Vec<Candidate> {
+    let one = |_| {
+        let provider = nostr::Keys::generate().public_key();
+        Candidate {
+            offer: Offer {
+                provider,
+                name: String::new(),
+                price: None,
+                models: Vec::new(),
+                network: None,
+                channel: None,
+                features: [].into(),
+                relays: Vec::new(),
+                at: UnixSecs::new(1),
+                expires_at: None,
+                source: OfferSource::Listing,
+            },
+            max_price: None,
+        }
+    };
+    (0..many).map(one).collect()
+}
+
+#[test]
+fn a_queue_gives_each_once_and_no_more_than_the_retries_allow() {
+    for (found, retries, given) in [(3, 0, 1), (3, 1, 2), (3, 2, 3), (3, u32::MAX, 3), (1, 9, 1)] {
+        let found = candidates(found);
+        let keys: Vec<PublicKey> = found.iter().map(|one| one.offer.provider).collect();
+        let mut queue = Queue::new(found, retries, false);
+        let mut got = Vec::new();
+        while let Some(next) = queue.next() {
+            got.push(next.offer.provider);
+            assert_eq!(queue.behind().known, given - got.len());
+            assert_eq!(queue.behind().at_most, queue.behind().known);
+        }
+        assert_eq!(got, keys[..given]);
+        assert_eq!(queue.asked(), got);
+    }
+}
+
+#[test]
+fn what_is_found_later_counts_against_the_same_retries() {
+    let mut queue = Queue::new(candidates(1), 1, true);
+    assert!(queue.next().is_some());
+    let nobody_known = Behind {
+        known: 0,
+        at_most: 1,
+    };
+    assert_eq!(queue.behind(), nobody_known);
+    queue.add(candidates(2));
+    assert_eq!((queue.behind().known, queue.suitable()), (1, 3));
+    assert!(queue.next().is_some());
+    assert_eq!(queue.behind().at_most, 0);
+    assert!(queue.next().is_none());
 }
 
 fn failed(message: &str) -> Error {

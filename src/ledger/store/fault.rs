@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rusqlite::ErrorCode;
+use rusqlite::{ErrorCode, ffi};
 
 use crate::disk;
 use crate::ledger::LedgerError;
@@ -47,6 +47,21 @@ impl Fault {
     /// Whether it is for want of space on the disk. Nothing changed then.
     pub(in crate::ledger) fn is_full(&self) -> bool {
         matches!(self, Self::Sql(error) if disk::is_full(error))
+    }
+
+    /// The file is there, and may not be written.
+    pub(super) fn read_only() -> Self {
+        let failure = ffi::Error::new(ffi::SQLITE_READONLY);
+        Self::Sql(rusqlite::Error::SqliteFailure(failure, None))
+    }
+
+    /// Whether it is for want of the right to write.
+    pub(super) fn is_read_only(&self) -> bool {
+        let Self::Sql(error) = self else { return false };
+        matches!(
+            error.sqlite_error_code(),
+            Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied)
+        )
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -97,8 +112,6 @@ fn in_words(error: &rusqlite::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use rusqlite::ffi;
-
     use super::*;
 
     #[test]

@@ -9,7 +9,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::{
-    Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
+    Connection, DatabaseName, OpenFlags, OptionalExtension, Transaction, TransactionBehavior,
+    params,
 };
 
 pub(super) use self::checkup::check_up;
@@ -30,6 +31,7 @@ use super::{
 use crate::clock::Clock;
 use crate::crash::{self, Point};
 use crate::ids::{PurchaseId, WalletId};
+use crate::look;
 use crate::units::{Msat, UnixSecs};
 
 /// How long one process waits while others write. Each of them needs about a millisecond.
@@ -44,6 +46,10 @@ const STATEMENTS: usize = 48;
 pub(super) fn connect(file: &Path) -> Result<Connection, Fault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut db = Connection::open_with_flags(file, flags)?;
+    // SQLite is content with reading, and would make a log that nobody may write to either.
+    if db.is_readonly(DatabaseName::Main)? {
+        return Err(Fault::read_only());
+    }
     db.busy_handler(Some(wait_for_others))?;
     // Many processes may meet at a new file. To switch it to WAL takes it whole for a moment, and for
     // that SQLite does not wait by itself.
@@ -56,6 +62,19 @@ pub(super) fn connect(file: &Path) -> Result<Connection, Fault> {
             Err(fault) => return Err(fault),
             Ok(()) => return Ok(db),
         }
+    }
+}
+
+/// Opens the file for reading, whether or not it may be written. What this program can't bring up to date it
+/// does not read.
+pub(super) fn connect_to_read(file: &Path) -> Result<Connection, Fault> {
+    let cannot_write = match connect(file) {
+        Err(fault) if fault.is_full() || fault.is_read_only() => fault,
+        done => return done,
+    };
+    match look::open(file) {
+        Ok(db) if schema::version(&db).is_ok_and(|version| version == schema::LATEST) => Ok(db),
+        _ => Err(cannot_write),
     }
 }
 

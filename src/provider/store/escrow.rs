@@ -11,6 +11,14 @@ use crate::provider::job::{Address, JobState, JobStep};
 use crate::provider::pricing::Standing;
 use crate::units::{Msat, UnixSecs};
 
+/// As many as are looked at: who buys a lot must not have to wait for it.
+const STANDING: &str = "SELECT coalesce(sum(state = 'settled'), 0),
+     coalesce(sum(preimage IS NULL AND (state = 'unreleased'
+         OR (state = 'delivered' AND published_at < ?4))), 0)
+     FROM (SELECT state, preimage, published_at FROM jobs
+         WHERE escrow = 1 AND customer = ?2 AND provider = ?1 AND held_at >= ?3
+         ORDER BY held_at DESC LIMIT 1000)";
+
 /// A job in escrow whose work is over, or that is released already, and whose money is neither ours nor the
 /// customer's again.
 #[derive(Clone, Debug)]
@@ -57,7 +65,7 @@ impl JobStore {
             .await
     }
 
-    /// How `customer` has behaved towards `provider` since `since`. Results that were delivered before
+    /// How `customer` has behaved towards `provider` since `since`, or in its latest thousand jobs. Results that were delivered before
     /// `overdue` and are not released count as kept. A job that was released and that we were too late to
     /// settle is no fault of the customer.
     ///
@@ -72,13 +80,7 @@ impl JobStore {
     ) -> Result<Standing, StoreError> {
         self.writer
             .write(move |db| {
-                let mut counts = db.prepare_cached(
-                    "SELECT coalesce(sum(state = 'settled'), 0),
-                     coalesce(sum(preimage IS NULL AND (state = 'unreleased'
-                         OR (state = 'delivered' AND published_at < ?4))), 0)
-                     FROM jobs WHERE escrow = 1 AND customer = ?2 AND provider = ?1
-                     AND held_at >= ?3",
-                )?;
+                let mut counts = db.prepare_cached(STANDING)?;
                 let whose = params![
                     provider.to_hex(),
                     customer.to_hex(),
@@ -117,5 +119,35 @@ impl JobStore {
                 Ok(state)
             })
             .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::STANDING;
+    use crate::provider::store::schema::migrate;
+
+    #[test]
+    fn a_customers_standing_is_found_without_reading_its_jobs() {
+        let mut db = Connection::open_in_memory().expect("memory");
+        migrate(&mut db).expect("migrated");
+        let mut plan = db
+            .prepare(&format!("EXPLAIN QUERY PLAN {STANDING}"))
+            .expect("a query");
+        let steps: Vec<String> = plan
+            .query_map([0, 0, 0, 0], |row| row.get(3))
+            .and_then(Iterator::collect)
+            .expect("a plan");
+        let index = "SEARCH jobs USING COVERING INDEX jobs_standing";
+        assert!(
+            steps.iter().any(|step| step.starts_with(index)),
+            "{steps:?}"
+        );
+        assert!(
+            !steps.iter().any(|step| step.contains("B-TREE")),
+            "{steps:?}"
+        );
     }
 }

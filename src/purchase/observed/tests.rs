@@ -133,6 +133,7 @@ fn a_paid_purchase_says_what_it_cost_and_how_long_it_took() {
         quote: quote(),
         settled: settled(),
         reason: String::new(),
+        spoiled: false,
     };
     let seen = observation(&awaiting(), &state(nothing), false, Some(3)).unwrap();
     assert_eq!(
@@ -200,6 +201,7 @@ fn who_is_given_up_before_its_time_is_not_blamed_and_keeps_its_merit() {
         quote: quote(),
         settled: settled(),
         reason: String::new(),
+        spoiled: false,
     });
     assert_eq!(observation(&awaiting(), &nothing, true, None), None);
     let seen = observation(&awaiting(), &state(delivered()), true, None);
@@ -211,4 +213,5 @@ fn who_is_given_up_before_its_time_is_not_blamed_and_keeps_its_merit() {
     assert!(cut(Happening::Deadline, 99));
     assert!(!cut(Happening::Deadline, 100));
     assert!(!cut(Happening::NoWholeText, 0));
+    assert!(!cut(Happening::NoQuote, 0), "it had its share of the time");
 }

@@ -58,9 +58,12 @@ pub(super) fn deadline(state: &mut State, now: Now) -> Step {
             no_result(state, said)
         }
         Phase::Undelivered {
-            settled, reason, ..
+            settled,
+            reason,
+            spoiled,
+            ..
         } => {
-            let message = undelivered_message(settled, reason);
+            let message = undelivered_message(settled, reason, *spoiled);
             Step::unsaved().then(Effect::Finish(Finish::Failed {
                 code: Code::Undelivered,
                 message,
@@ -74,11 +77,12 @@ fn no_result(state: &mut State, problem: &str) -> Step {
     let Phase::Awaiting { quote, settled } = &state.phase else {
         return Step::ignored();
     };
-    let message = undelivered_message(settled, problem);
+    let message = undelivered_message(settled, problem, false);
     state.phase = Phase::Undelivered {
         quote: quote.clone(),
         settled: settled.clone(),
         reason: problem.to_owned(),
+        spoiled: false,
     };
     Step::saved().then(Effect::Finish(Finish::Failed {
         code: Code::Undelivered,

@@ -153,13 +153,16 @@ fn paid(state: &mut State, preimage: Option<Preimage>, fee: Msat) -> Step {
             Step::saved().then(Effect::Finish(Finish::Delivered))
         }
         // Nobody had the preimage from us. It is paid all the same, and what is paid is booked.
-        Phase::Withheld { reason, .. } => {
+        Phase::Withheld {
+            reason, spoiled, ..
+        } => {
             let settled = settled(told);
-            let message = undelivered_message(&settled, &reason);
+            let message = undelivered_message(&settled, &reason, spoiled);
             state.phase = Phase::Undelivered {
                 quote: lock.quote,
                 settled,
                 reason,
+                spoiled,
             };
             Step::saved().then(undelivered(message))
         }
@@ -189,7 +192,7 @@ fn returned(state: &mut State, proof: &FailureProof) -> Step {
     let Some(lock) = state.phase.lock().cloned() else {
         return Step::ignored();
     };
-    let why = &proof.reason;
+    let why = proof.words();
     let (code, message) = match state.phase.clone() {
         // Delivered, and never claimed: the provider's loss.
         Phase::Released {
@@ -232,7 +235,7 @@ fn returned(state: &mut State, proof: &FailureProof) -> Step {
 fn freed(proof: &FailureProof) -> Step {
     let mut step = Step::saved();
     step.entries = vec![Booking::Plain(Entry::Release {
-        proof: proof.reason.clone(),
+        proof: proof.words().to_owned(),
     })];
     step
 }
@@ -245,7 +248,9 @@ pub(super) fn answered(state: &mut State, answer: Answer, now: Now) -> Step {
             release(state, text, now)
         }
         (Phase::Locked(_), Answer::Text(_)) => withhold(state, "its result is empty"),
-        (Phase::Locked(_), Answer::Failure(said)) => withhold(state, &said),
+        (Phase::Locked(_), Answer::Failure(said) | Answer::TakenBack(said)) => {
+            withhold(state, &said)
+        }
         _ => Step::ignored(),
     }
 }

@@ -185,7 +185,7 @@ fn whole_text(state: &mut State, text: String, now: Now) -> Step {
         if state.phase.lock().is_some() {
             return escrow::contradicted(state, CONTRADICTED);
         }
-        return answered(state, Answer::Failure(CONTRADICTED.to_owned()), now);
+        return answered(state, Answer::TakenBack(CONTRADICTED.to_owned()), now);
     }
     answered(state, Answer::Text(text), now)
 }
@@ -220,7 +220,7 @@ fn answered(state: &mut State, answer: Answer, now: Now) -> Step {
             format!("the provider refused: {said}; nothing was paid"),
         ),
         // A result before a payment is nobody's promise kept: not asked for, not trusted.
-        (Phase::Requested | Phase::Quoted(_), Answer::Text(_))
+        (Phase::Requested | Phase::Quoted(_), Answer::Text(_) | Answer::TakenBack(_))
         | (Phase::Delivered { .. } | Phase::Failed { .. }, _) => Step::ignored(),
         (Phase::Locked(_) | Phase::Released { .. } | Phase::Withheld { .. }, answer) => {
             escrow::answered(state, answer, now)
@@ -235,6 +235,8 @@ fn answered(state: &mut State, answer: Answer, now: Now) -> Step {
         }
         // That there is no result is known. A failure that is read once more must not hide the result
         // that came after it: relays tell what they have stored in no order to rely on.
+        (Phase::Undelivered { spoiled: true, .. }, _) => Step::ignored(),
+        (Phase::Undelivered { .. }, Answer::TakenBack(_)) => spoil(state),
         (Phase::Undelivered { .. }, answer) if !answer.is_result() => Step::ignored(),
         (
             Phase::Awaiting { quote, settled } | Phase::Undelivered { quote, settled, .. },
@@ -246,6 +248,14 @@ fn answered(state: &mut State, answer: Answer, now: Now) -> Step {
     }
 }
 
+/// What was given up for another reason turns out to be worth nothing, whatever comes.
+fn spoil(state: &mut State) -> Step {
+    if let Phase::Undelivered { spoiled, .. } = &mut state.phase {
+        *spoiled = true;
+    }
+    Step::saved()
+}
+
 /// The payment is settled and the answer is in.
 pub(super) fn conclude(
     state: &mut State,
@@ -254,9 +264,15 @@ pub(super) fn conclude(
     answer: Answer,
     now: Now,
 ) -> Step {
-    let problem = match answer {
+    let answer = match answer {
         // It may have come before the pieces that it disagrees with, while the wallet had yet to answer.
-        Answer::Text(text) if contradicts(state, &text) => CONTRADICTED.to_owned(),
+        Answer::Text(text) if contradicts(state, &text) => {
+            Answer::TakenBack(CONTRADICTED.to_owned())
+        }
+        answer => answer,
+    };
+    let spoiled = matches!(answer, Answer::TakenBack(_));
+    let problem = match answer {
         Answer::Text(text) if !text.is_empty() => {
             let last = rest_of_stream(state, &text);
             state.answer = None;
@@ -277,13 +293,14 @@ pub(super) fn conclude(
             return step.then(Effect::Finish(Finish::Delivered));
         }
         Answer::Text(_) => "its result is empty".to_owned(),
-        Answer::Failure(said) => said,
+        Answer::Failure(said) | Answer::TakenBack(said) => said,
     };
-    let message = undelivered_message(&settled, &problem);
+    let message = undelivered_message(&settled, &problem, spoiled);
     state.phase = Phase::Undelivered {
         quote,
         settled,
         reason: problem,
+        spoiled,
     };
     Step::saved().then(Effect::Finish(Finish::Failed {
         code: Code::Undelivered,
@@ -301,11 +318,16 @@ pub(super) fn rest_of_stream(state: &mut State, whole: &str) -> Option<PurchaseE
     streamed.then(|| show(state, rest))
 }
 
-pub(super) fn undelivered_message(settled: &Settled, problem: &str) -> String {
+pub(super) fn undelivered_message(settled: &Settled, problem: &str, spoiled: bool) -> String {
     let paid = if settled.paid().is_zero() {
         "nothing was paid (no wallet)".to_owned()
     } else {
         format!("{} were paid", settled.paid())
     };
-    format!("no result: {problem}; {paid}. A late result is fetched by `agent-customer recover`")
+    let later = if spoiled {
+        "Nothing else that it says of this job is taken"
+    } else {
+        "A late result is fetched by `agent-customer recover`"
+    };
+    format!("no result: {problem}; {paid}. {later}")
 }

@@ -7,8 +7,11 @@
 
 mod books;
 mod both;
+mod chains;
 mod customer;
+mod failover;
 mod market;
+mod newcomers;
 mod provider;
 mod recovery;
 mod tables;
@@ -157,6 +160,11 @@ fn every_row() -> bool {
 
 /// The points that some row exercises.
 fn exercised() -> BTreeSet<&'static str> {
-    let rows = [customer::points(), recovery::points(), provider::points()];
+    let rows = [
+        vec![newcomers::POINT],
+        customer::points(),
+        recovery::points(),
+        provider::points(),
+    ];
     rows.into_iter().flatten().map(Point::as_str).collect()
 }

@@ -61,6 +61,27 @@ async fn a_silent_provider_is_told_that_it_is_not_waited_for_and_its_late_invoic
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_takes_the_first_gives_a_silent_one_half_of_the_time_and_looks_for_another() {
+    let stage = Stage::new().await;
+    let mut second = selling_at(&stage, PRICE).await;
+    let first = selling_at(&stage, PRICE).await;
+    let customer = stage.customer();
+    // Relays tell of the newest first, and of what is as new in an order of their own.
+    let args = ["--select", "first", "--timeout", "20"];
+    let (mut a, b) = (first, &mut second);
+    let (ran, ()) = tokio::join!(buy(&stage, &customer, &args), async {
+        tokio::select! {
+            _ = a.asked() => b.sell("Paris").await,
+            _ = b.asked() => a.sell("Paris").await,
+        }
+    });
+    let ran = ran.expect(0);
+    assert_eq!(failures(&ran), ["timeout"]);
+    assert_eq!(ran.last()["text"], "Paris");
+    assert_eq!(stage.books(&customer).await, Books::paid(PRICE));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_that_has_quoted_in_time_has_all_the_time_there_is() {
     let stage = Stage::new().await;
     let [mut first, second, _] = three(&stage).await;

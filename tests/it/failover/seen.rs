@@ -64,6 +64,49 @@ async fn one_other_is_asked_by_default() {
     assert_eq!(asked(&[&first, &second, &third]).await, [1, 1, 0]);
 }
 
+/// One who takes the first that is heard of looks for the others when one has failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_the_first_finds_the_others_when_they_are_needed() {
+    let stage = Stage::new().await;
+    let mut providers = three(&stage).await;
+    let customer = stage.customer();
+    for (retries, failed, code) in [("1", 2, 10), ("2", 3, 10), ("9", 3, 10), ("2", 2, 0)] {
+        let args = ["--select", "first", "--retries", retries];
+        let (ran, ()) = tokio::join!(buy(&stage, &customer, &args), async {
+            for _ in 0..failed {
+                let (job, peer) = whoever_is_asked(&mut providers).await;
+                peer.refuse(&job.id, "no").await;
+            }
+            if code == 0 {
+                let (job, peer) = whoever_is_asked(&mut providers).await;
+                let invoice = peer.issue(PRICE - 1).await;
+                peer.quote(&job.id, &invoice.bolt11, PRICE - 1).await;
+                peer.until_money(invoice.payment_hash).await;
+                peer.result(&job.id, "Paris").await;
+            }
+        });
+        let ran = ran.expect(code);
+        let asked = failed + usize::from(code == 0);
+        let selected = all(&ran, "selected").into_iter();
+        let mut selected: Vec<String> = selected.map(|it| it["provider"].to_string()).collect();
+        assert_eq!((selected.len(), failures(&ran).len()), (asked, asked - 1));
+        selected.sort();
+        selected.dedup();
+        assert_eq!(selected.len(), asked, "nobody twice");
+    }
+    assert_eq!(stage.books(&customer).await, Books::paid(PRICE - 1));
+}
+
+/// The next job that any of these is asked for.
+async fn whoever_is_asked(providers: &mut [Peer; 3]) -> (crate::cast::Asked, &Peer) {
+    let [first, second, third] = providers;
+    tokio::select! {
+        job = first.asked() => (job, first),
+        job = second.asked() => (job, second),
+        job = third.asked() => (job, third),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_with_two_listings_is_asked_once() {
     let stage = Stage::new().await;
