@@ -225,7 +225,7 @@ const STORM: Odds = Odds {
     stop: 8,
     owner: 20,
     surprise: 60,
-    leap: 20,
+    leap: 80,
     backend: 50,
 };
 
@@ -357,6 +357,7 @@ pub const ADVERSARIES: &[Adversary] = &[
             doubt: 500,
             slow: 600,
             misread: 600,
+            leap: 150,
             ..CALM
         },
         false,
@@ -409,6 +410,7 @@ pub const ADVERSARIES: &[Adversary] = &[
         "owner_stops",
         Odds {
             stop: 60,
+            doubt: 400,
             kill_buyer: 20,
             owner: 300,
             ..CALM

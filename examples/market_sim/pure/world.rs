@@ -157,6 +157,12 @@ impl World {
             90..95 => self.ring(),
             _ => self.trouble(),
         }
+        if self.below(4) == 0
+            && let Some(mut pest) = self.pest.take()
+        {
+            pest.annoy(self);
+            self.pest = Some(pest);
+        }
         self.check_bank();
     }
 
@@ -207,10 +213,6 @@ impl World {
             let far = [10_000, 60_000, 130_000, 700_000, 8_000_000][self.below(5)];
             self.log(|| format!("{} s go by", far / 1_000));
             self.pass(self.at_ms + far);
-        }
-        if let Some(mut pest) = self.pest.take() {
-            pest.annoy(self);
-            self.pest = Some(pest);
         }
         self.resume_buyers();
     }
