@@ -30,7 +30,8 @@ pub struct Quote {
     pub amount: Msat,
     /// What is to be paid; absent where nothing is.
     pub invoice: Option<QuotedInvoice>,
-    /// Whether the peer speaks our additions: then a result that begins with `Error: ` is a result.
+    /// Whether the peer speaks our additions: then a result that begins with `Error: ` is a result, in escrow
+    /// only if it was streamed.
     pub modern: bool,
 }
 

@@ -20,6 +20,9 @@ use crate::wallet::invoice::{self, SECS_PER_BLOCK};
 /// The `bolt11` that deployed providers without a wallet send, up to the amount.
 const MOCK_INVOICE_MARK: &str = "1mock";
 
+/// How deployed providers begin the text that says that there is no result.
+const FAILED: &str = "Error: ";
+
 /// What is said of a provider whose whole text and numbered pieces disagree.
 const CONTRADICTED: &str = "its final text is not what it streamed";
 
@@ -176,8 +179,7 @@ fn show(state: &mut State, text: String) -> PurchaseEvent {
 }
 
 fn whole_text(state: &mut State, text: String, now: Now) -> Step {
-    let modern = state.phase.quote().is_some_and(|quote| quote.modern);
-    if !modern && let Some(said) = text.strip_prefix("Error: ") {
+    if let Some(said) = failure(state, &text) {
         let said = said.to_owned();
         return answered(state, Answer::Failure(said), now);
     }
@@ -188,6 +190,18 @@ fn whole_text(state: &mut State, text: String, now: Now) -> Step {
         return answered(state, Answer::TakenBack(CONTRADICTED.to_owned()), now);
     }
     answered(state, Answer::Text(text), now)
+}
+
+/// Why there is no result, of a text that says so as deployed providers do. Modern ones have a message of its
+/// own for that, so their word is taken for a text; but in escrow nothing is let go for such a text alone: only
+/// where it was streamed whole, as no failure is.
+fn failure<'a>(state: &State, text: &'a str) -> Option<&'a str> {
+    let said = text.strip_prefix(FAILED)?;
+    let modern = state.phase.quote().is_some_and(|quote| quote.modern);
+    let stream = &state.stream;
+    let streamed = stream.is_numbered() && stream.is_complete() && stream.text() == text;
+    let is_text = modern && (streamed || state.phase.lock().is_none());
+    (!is_text).then_some(said)
 }
 
 /// Numbered pieces are the provider's signed word on the order of the text; a whole that is not their

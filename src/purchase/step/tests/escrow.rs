@@ -215,9 +215,12 @@ fn the_preimage_goes_out_with_the_result_on_record_and_again_until_it_is_claimed
 #[test]
 fn no_result_lets_nothing_go_and_keeps_the_money_until_the_wallet_has_it_back() {
     type Make = fn(&mut State) -> Happening;
-    let cases: [(&str, Make); 5] = [
+    let cases: [(&str, Make); 6] = [
         ("a refusal", |s| refusal(s)),
         ("an empty text", |s| result(s, "")),
+        ("an error in place of a text", |s| {
+            result(s, "Error: no model")
+        }),
         ("an error of a deployed provider", |s| {
             s.phase.lock_mut().unwrap().quote.modern = false;
             result(s, "Error: no model")
@@ -303,6 +306,26 @@ fn a_provider_that_contradicts_itself_is_never_paid() {
         }
         let ended = step(&mut s, Happening::Deadline, now());
         assert_eq!(failed_with(&ended), Some(Code::Undelivered));
+    }
+}
+
+#[test]
+fn a_text_that_begins_like_an_error_and_was_streamed_whole_is_a_result() {
+    let log = "Error: what this line of the log means";
+    for whole_first in [false, true] {
+        let mut s = locked();
+        let said = [piece(&s, Some(0), log, true), result(&s, log)];
+        let [first, second] = if whole_first {
+            let [piece, whole] = said;
+            [whole, piece]
+        } else {
+            said
+        };
+        assert!(!lets_go(&step(&mut s, first, now())));
+        let last = step(&mut s, second, now());
+        // A whole text that came too early was no result; the stream that it repeats is.
+        let released = lets_go(&last) || lets_go(&step(&mut s, Happening::NoWholeText, now()));
+        assert!(released, "whole first: {whole_first}");
     }
 }
 
