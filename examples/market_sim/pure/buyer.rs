@@ -126,6 +126,7 @@ impl World {
         };
         let secret = escrow.then(|| Preimage::from_bytes(self.bytes()));
         let pay_by = match secret {
+            _ if self.case.adversary.no_wallet => PayBy::Nothing,
             Some(preimage) => PayBy::Escrow { wallet, preimage },
             None => PayBy::Invoice(wallet),
         };
@@ -439,7 +440,7 @@ impl World {
         }
         self.check_record(b, state);
         if entries.iter().any(|it| matches!(it, Entry::Reserve(_))) {
-            self.check_floor();
+            self.check_reserve(b);
         }
         if fails {
             self.log(|| "  the ledger says that it can't be written, and it was".to_owned());

@@ -29,6 +29,8 @@ pub enum Quotes {
     Garbage,
     /// Two invoices, both as listed.
     Twice,
+    /// What deployed providers without a wallet send.
+    Mock,
     /// Silence.
     Never,
     /// A refusal.
@@ -113,6 +115,8 @@ pub struct Odds {
     pub owner: u32,
     /// Something is heard out of turn.
     pub surprise: u32,
+    /// Hours go by.
+    pub leap: u32,
     /// The backend fails.
     pub backend: u32,
 }
@@ -128,6 +132,10 @@ pub struct Adversary {
     pub forger: bool,
     /// Whether the provider keeps money that was paid to an ordinary invoice in flight.
     pub sits: bool,
+    /// Whether it has learned the preimage of an escrow by some other way than from the buyer.
+    pub leaks: bool,
+    /// Whether the buyer pays nothing to anybody, and says so.
+    pub no_wallet: bool,
     /// Whether a customer without honour buys beside the honest one.
     pub pest: bool,
     /// The accidents.
@@ -158,6 +166,7 @@ const CALM: Odds = Odds {
     stop: 0,
     owner: 0,
     surprise: 0,
+    leap: 20,
     backend: 0,
 };
 
@@ -166,6 +175,8 @@ const HONEST: Adversary = Adversary {
     rogue: None,
     forger: false,
     sits: false,
+    leaks: false,
+    no_wallet: false,
     pest: false,
     odds: CALM,
     risk: false,
@@ -214,6 +225,7 @@ const STORM: Odds = Odds {
     stop: 8,
     owner: 20,
     surprise: 60,
+    leap: 80,
     backend: 50,
 };
 
@@ -269,6 +281,18 @@ pub const ADVERSARIES: &[Adversary] = &[
     Adversary {
         sits: true,
         ..rogue("sits_on_money", Quotes::Fair, Answers::Never, true)
+    },
+    Adversary {
+        no_wallet: true,
+        ..rogue("no_wallet", Quotes::Mock, Answers::Fair, false)
+    },
+    Adversary {
+        no_wallet: true,
+        ..rogue("no_wallet_for_a_bill", Quotes::Twice, Answers::Fair, false)
+    },
+    Adversary {
+        leaks: true,
+        ..rogue("leaked_preimage", Quotes::Fair, Answers::Never, true)
     },
     Adversary {
         pest: true,
@@ -333,6 +357,7 @@ pub const ADVERSARIES: &[Adversary] = &[
             doubt: 500,
             slow: 600,
             misread: 600,
+            leap: 150,
             ..CALM
         },
         false,
@@ -385,6 +410,7 @@ pub const ADVERSARIES: &[Adversary] = &[
         "owner_stops",
         Odds {
             stop: 60,
+            doubt: 400,
             kill_buyer: 20,
             owner: 300,
             ..CALM
@@ -438,6 +464,7 @@ pub const ADVERSARIES: &[Adversary] = &[
 /// Customers: payment messages for nothing, jobs and hashes of others, locks that are none, results kept.
 const HONEST_BESIDE_A_PEST: Adversary = Adversary {
     word: "hostile_customer",
+    odds: Odds { leap: 200, ..CALM },
     ..HONEST
 };
 

@@ -74,6 +74,14 @@ impl Heard {
         self.contradiction(text)
     }
 
+    /// Whether there is a text among what was heard that nothing speaks against, and nothing else does.
+    pub fn has_result(&self, modern: bool) -> bool {
+        let is_text =
+            |whole: &&String| !whole.is_empty() && (modern || !whole.starts_with("Error: "));
+        let mut texts = self.wholes.iter().filter(is_text).peekable();
+        texts.peek().is_some() && texts.all(|text| self.contradiction(text).is_none())
+    }
+
     /// In what the numbered pieces disagree with `text` as the whole of them.
     fn contradiction(&self, text: &str) -> Option<String> {
         if self.loose || self.pieces.is_empty() {

@@ -148,7 +148,7 @@ fn outcomes(world: &World) -> Vec<Outcome> {
         let paid = settled.map_or(Msat::ZERO, |money| money.spent);
         let delivered = account.row.status == Status::Delivered;
         let lost = if delivered { Msat::ZERO } else { paid };
-        let at_risk = adversary.risk && !buyer.terms.pay_by.is_escrow();
+        let at_risk = adversary.leaks || (adversary.risk && !buyer.terms.pay_by.is_escrow());
         let mut broken = if at == 0 {
             world.broken.clone()
         } else {

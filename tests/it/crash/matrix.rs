@@ -9,6 +9,7 @@ mod books;
 mod both;
 mod chains;
 mod customer;
+mod failover;
 mod market;
 mod newcomers;
 mod provider;
@@ -126,7 +127,7 @@ fn until_dead<T>(what: &str, mut run: impl FnMut() -> Result<T, String>) -> T {
             Err(how) => last = how,
         }
     }
-    panic!("{what}: never came by its point, {last}");
+    panic!("{what}: never came by its point (was it built with the feature crash-points?), {last}");
 }
 
 /// Does all of `rows`, a few at a time. All of them are done, also after one has failed.
