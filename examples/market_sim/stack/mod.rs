@@ -42,6 +42,10 @@ use super::report::Outcome;
 /// The bound of a whole market: everything in it has a shorter one of its own.
 const WHOLE: Duration = Duration::from_secs(240);
 
+/// How long a provider may take to open where its only relay keeps it from that: it tries again for as long
+/// as it runs.
+const OPENS_WITHIN: Duration = Duration::from_secs(5);
+
 /// What a seed draws; `only` names the adversary that it is against. `None`: there is none of that name.
 pub fn scenario(seed: u64, only: Option<&str>) -> Option<Scenario> {
     let all = Adversary::all();
@@ -55,6 +59,7 @@ pub fn scenario(seed: u64, only: Option<&str>) -> Option<Scenario> {
 /// Opens the market of this seed, buys in it, and compares the books.
 pub async fn run(scenario: Scenario) -> Vec<Outcome> {
     let (seed, adversary) = (scenario.seed, scenario.main.word());
+    let words = scenario.in_words();
     // A task of its own, so that a panic is found out as well.
     let mut market = JoinSet::new();
     market.spawn(timeout(WHOLE, hold(scenario)));
@@ -70,7 +75,7 @@ pub async fn run(scenario: Scenario) -> Vec<Outcome> {
         ended: Err(agent_compute::Code::Internal),
         lost: Msat::ZERO,
         at_risk: Msat::ZERO,
-        broken: vec![trouble],
+        broken: vec![format!("{trouble} — {words}")],
     }]
 }
 
@@ -107,11 +112,17 @@ async fn hold(mut scenario: Scenario) -> Vec<Outcome> {
         buyer: &buyer,
         broken: Vec::new(),
     };
-    let stall = match open_stall(&world, sellers_relay, &scenario, &mut rng).await {
-        Ok(stall) => stall,
+    let kept_out = scenario.is_rough() && scenario.seller_behind;
+    let bound = if kept_out { OPENS_WITHIN } else { SOON };
+    let opening = open_stall(&world, sellers_relay, &scenario, &mut rng);
+    let stall = match timeout(bound, opening).await {
+        Ok(Ok(stall)) => stall,
         // Its only relay keeps the provider from opening: nothing to buy, and nothing lost.
-        Err(_) if scenario.is_rough() && scenario.seller_behind => return Vec::new(),
-        Err(error) => {
+        _ if kept_out => return Vec::new(),
+        opened => {
+            let error = opened.map_or("it takes for ever".into(), |opened| {
+                opened.map_or_else(|error| error.to_string(), |_| String::new())
+            });
             judge
                 .broken
                 .push(format!("the provider did not start: {error}"));
