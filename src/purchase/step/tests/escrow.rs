@@ -430,6 +430,57 @@ fn no_such_payment_counts_only_long_after_the_lock_must_have_ended() {
 }
 
 #[test]
+fn a_wallet_that_knows_each_of_its_payments_proves_a_failure_by_knowing_none() {
+    let mut doubted = ordered();
+    step(&mut doubted, doubt(), now());
+    for (mut s, code) in [
+        (doubted, Code::PaymentFailed),
+        (locked(), Code::Undelivered),
+    ] {
+        let gone = step(&mut s, looked_up(Outgoing::NotFound, true), now());
+        assert_eq!(failed_with(&gone), Some(code));
+        assert!(matches!(
+            gone.entries[..],
+            [Booking::Plain(Entry::Release { .. })]
+        ));
+    }
+}
+
+#[test]
+fn look_ups_of_two_kinds_do_not_add_up_to_a_proof() {
+    let later = Now {
+        at: UnixSecs::new(NOW + 300 + 86_400 + 3600),
+        elapsed_ms: 0,
+    };
+    let mut s = locked();
+    let failed = || looked_up(Outgoing::Failed(FailureProof::new("no")), false);
+    let missing = || looked_up(Outgoing::NotFound, false);
+    for look in [failed(), missing(), failed(), missing()] {
+        let counted = step(&mut s, look, later);
+        assert!(counted.save && counted.effects.is_empty() && counted.entries.is_empty());
+    }
+    let proven = step(&mut s, missing(), later);
+    assert_eq!(failed_with(&proven), Some(Code::Undelivered));
+}
+
+#[test]
+fn a_sign_of_life_takes_back_on_record_what_was_counted_there() {
+    let later = Now {
+        at: UnixSecs::new(NOW + 300 + 86_400 + 3600),
+        elapsed_ms: 0,
+    };
+    let alive = || looked_up(Outgoing::InFlight, false);
+    let failed = looked_up(Outgoing::Failed(FailureProof::new("no")), false);
+    for doubtful in [failed, looked_up(Outgoing::NotFound, false)] {
+        let mut s = locked();
+        assert!(!step(&mut s, alive(), later).save);
+        assert!(step(&mut s, doubtful.clone(), later).save);
+        assert!(step(&mut s, alive(), later).save);
+        assert!(step(&mut s, doubtful, later).entries.is_empty());
+    }
+}
+
+#[test]
 fn one_failed_look_up_is_no_proof_in_any_phase() {
     for make in [locked, released, withheld] {
         let failed = || {
