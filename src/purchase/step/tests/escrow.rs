@@ -464,6 +464,37 @@ fn look_ups_of_two_kinds_do_not_add_up_to_a_proof() {
 }
 
 #[test]
+fn a_lock_that_turns_out_paid_is_told_once_and_proven_by_its_own_preimage_alone() {
+    let paid_with = |s: &mut State, preimage| {
+        let fee = Msat::ZERO;
+        step(s, looked_up(Outgoing::Paid { preimage, fee }, true), now())
+    };
+    // Who was told of the lock needs no more.
+    for (mut s, told) in [(ordered(), false), (locked(), true)] {
+        let paid = paid_with(&mut s, Some(preimage()));
+        assert_eq!(paid.effects.is_empty(), told);
+        let settled = s.phase.settled().unwrap();
+        assert_eq!(settled.preimage, Some(preimage()));
+    }
+    let mut s = locked();
+    paid_with(&mut s, Some(Preimage::from_bytes([8; 32])));
+    assert_eq!(s.phase.settled().unwrap().preimage, None);
+}
+
+#[test]
+fn who_has_the_money_back_is_told_why_there_was_no_result() {
+    let mut s = locked();
+    let refused = refusal(&s);
+    step(&mut s, refused, now());
+    let ended = step(&mut s, back(), now());
+    let Some(Finish::Failed { code, message }) = finish(&ended) else {
+        panic!("{:?}", ended.effects);
+    };
+    assert_eq!(*code, Code::Undelivered);
+    assert!(message.contains("out of memory") && message.contains("the locked money is back"));
+}
+
+#[test]
 fn a_sign_of_life_takes_back_on_record_what_was_counted_there() {
     let later = Now {
         at: UnixSecs::new(NOW + 300 + 86_400 + 3600),
