@@ -495,6 +495,25 @@ fn who_has_the_money_back_is_told_why_there_was_no_result() {
 }
 
 #[test]
+fn who_waits_for_locked_money_is_told_how_much_and_what_frees_it() {
+    let mut s = locked();
+    let refused = refusal(&s);
+    step(&mut s, refused, now());
+    let told = step(&mut s, Happening::GiveUpLooking, now());
+    let Some(Finish::Failed { code, message }) = finish(&told) else {
+        panic!("{:?}", told.effects);
+    };
+    assert_eq!(*code, Code::Undelivered);
+    for part in [
+        "out of memory",
+        "10 sats stay locked",
+        "agent-customer recover",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
 fn a_sign_of_life_takes_back_on_record_what_was_counted_there() {
     let later = Now {
         at: UnixSecs::new(NOW + 300 + 86_400 + 3600),
