@@ -422,6 +422,41 @@ fn the_owners_word_decides_a_payment_in_doubt_and_is_noted() {
 }
 
 #[test]
+fn a_hash_in_the_message_must_be_that_of_its_invoice_and_other_words_there_mean_nothing() {
+    let other = PaymentHash::from_bytes([7; 32]).to_string();
+    for (said, refused) in [
+        (Some(hash().to_string()), None),
+        (Some("job_0123456789abcdef".to_owned()), None),
+        (None, None),
+        (Some(other), Some(Code::BadInvoice)),
+    ] {
+        let mut s = state(PayBy::Invoice(wallet()));
+        let quote = says(AgentMessage::Invoice(Invoice {
+            payment_hash: said,
+            ..invoice(&s)
+        }));
+        assert_eq!(failed_with(&step(&mut s, quote, now())), refused);
+        assert_eq!(s.phase.quote().is_some(), refused.is_none());
+    }
+}
+
+#[test]
+fn without_a_wallet_only_a_placeholder_within_the_price_is_taken() {
+    for (bolt11, msat, refused) in [
+        ("lnbcrt100n1mock", 10_000, None),
+        ("lnbcrt100n1mock", 10_001, Some(Code::BadInvoice)),
+        ("lnbc100n1mock", 10_000, Some(Code::Wallet)),
+        ("lnbcrt100n1pay", 10_000, Some(Code::Wallet)),
+    ] {
+        let mut s = state(PayBy::Nothing);
+        let quote = Invoice::new(s.terms.job_id(), bolt11, Msat::new(msat));
+        let taken = step(&mut s, says(AgentMessage::Invoice(quote)), now());
+        assert_eq!(failed_with(&taken), refused, "{bolt11} {msat}");
+        assert!(taken.entries.is_empty());
+    }
+}
+
+#[test]
 fn a_failure_that_a_wallet_proves_without_words_frees_the_money_all_the_same() {
     let escrow = PayBy::Escrow {
         wallet: wallet(),

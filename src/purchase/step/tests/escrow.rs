@@ -453,6 +453,107 @@ fn no_such_payment_counts_only_long_after_the_lock_must_have_ended() {
 }
 
 #[test]
+fn a_wallet_that_knows_each_of_its_payments_proves_a_failure_by_knowing_none() {
+    let mut doubted = ordered();
+    step(&mut doubted, doubt(), now());
+    for (mut s, code) in [
+        (doubted, Code::PaymentFailed),
+        (locked(), Code::Undelivered),
+    ] {
+        let gone = step(&mut s, looked_up(Outgoing::NotFound, true), now());
+        assert_eq!(failed_with(&gone), Some(code));
+        assert!(matches!(
+            gone.entries[..],
+            [Booking::Plain(Entry::Release { .. })]
+        ));
+    }
+}
+
+#[test]
+fn look_ups_of_two_kinds_do_not_add_up_to_a_proof() {
+    let later = Now {
+        at: UnixSecs::new(NOW + 300 + 86_400 + 3600),
+        elapsed_ms: 0,
+    };
+    let mut s = locked();
+    let failed = || looked_up(Outgoing::Failed(FailureProof::new("no")), false);
+    let missing = || looked_up(Outgoing::NotFound, false);
+    for look in [failed(), missing(), failed(), missing()] {
+        let counted = step(&mut s, look, later);
+        assert!(counted.save && counted.effects.is_empty() && counted.entries.is_empty());
+    }
+    let proven = step(&mut s, missing(), later);
+    assert_eq!(failed_with(&proven), Some(Code::Undelivered));
+}
+
+#[test]
+fn a_lock_that_turns_out_paid_is_told_once_and_proven_by_its_own_preimage_alone() {
+    let paid_with = |s: &mut State, preimage| {
+        let fee = Msat::ZERO;
+        step(s, looked_up(Outgoing::Paid { preimage, fee }, true), now())
+    };
+    // Who was told of the lock needs no more.
+    for (mut s, told) in [(ordered(), false), (locked(), true)] {
+        let paid = paid_with(&mut s, Some(preimage()));
+        assert_eq!(paid.effects.is_empty(), told);
+        let settled = s.phase.settled().unwrap();
+        assert_eq!(settled.preimage, Some(preimage()));
+    }
+    let mut s = locked();
+    paid_with(&mut s, Some(Preimage::from_bytes([8; 32])));
+    assert_eq!(s.phase.settled().unwrap().preimage, None);
+}
+
+#[test]
+fn who_has_the_money_back_is_told_why_there_was_no_result() {
+    let mut s = locked();
+    let refused = refusal(&s);
+    step(&mut s, refused, now());
+    let ended = step(&mut s, back(), now());
+    let Some(Finish::Failed { code, message }) = finish(&ended) else {
+        panic!("{:?}", ended.effects);
+    };
+    assert_eq!(*code, Code::Undelivered);
+    assert!(message.contains("out of memory") && message.contains("the locked money is back"));
+}
+
+#[test]
+fn who_waits_for_locked_money_is_told_how_much_and_what_frees_it() {
+    let mut s = locked();
+    let refused = refusal(&s);
+    step(&mut s, refused, now());
+    let told = step(&mut s, Happening::GiveUpLooking, now());
+    let Some(Finish::Failed { code, message }) = finish(&told) else {
+        panic!("{:?}", told.effects);
+    };
+    assert_eq!(*code, Code::Undelivered);
+    for part in [
+        "out of memory",
+        "10 sats stay locked",
+        "agent-customer recover",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn a_sign_of_life_takes_back_on_record_what_was_counted_there() {
+    let later = Now {
+        at: UnixSecs::new(NOW + 300 + 86_400 + 3600),
+        elapsed_ms: 0,
+    };
+    let alive = || looked_up(Outgoing::InFlight, false);
+    let failed = looked_up(Outgoing::Failed(FailureProof::new("no")), false);
+    for doubtful in [failed, looked_up(Outgoing::NotFound, false)] {
+        let mut s = locked();
+        assert!(!step(&mut s, alive(), later).save);
+        assert!(step(&mut s, doubtful.clone(), later).save);
+        assert!(step(&mut s, alive(), later).save);
+        assert!(step(&mut s, doubtful, later).entries.is_empty());
+    }
+}
+
+#[test]
 fn one_failed_look_up_is_no_proof_in_any_phase() {
     for make in [locked, released, withheld] {
         let failed = || {
