@@ -35,12 +35,19 @@ macro_rules! points {
 }
 
 points! {
+    /// A new key, put in its place on disk.
+    IdentityCreate = "identity.create",
+
     /// The ledger's folders and its file, still empty.
     LedgerCreate = "ledger.create",
     /// The file that says that this process lives: made before the point, locked after it.
     LedgerOwner = "ledger.owner",
     /// The commit of the ledger's migrations.
     LedgerMigrate = "ledger.migrate",
+    /// Room on the disk, kept for what must be on record even when that is full.
+    LedgerRoom = "ledger.room",
+    /// Up to where the ledger was written, noted beside it, so that a log that is lost is missed.
+    LedgerMark = "ledger.mark",
     /// Each commit of the ledger, from the inside: before it all is written, and nothing stands.
     LedgerCommit = "ledger.commit",
 
@@ -98,6 +105,8 @@ points! {
     StoreMigrate = "store.migrate",
     /// The lock that makes this process the one that sells from the store.
     StoreLock = "store.lock",
+    /// Room on the disk, kept for what must be on record even when that is full.
+    StoreRoom = "store.room",
     /// Each commit of the job store, from the inside: before it all is written, and nothing stands.
     StoreCommit = "store.commit",
 

@@ -85,6 +85,7 @@
 //! |---|---|---|
 //! | `provider` | yes | the seller's side |
 //! | `cli` | yes | the two programs; implies `provider` |
+//! | `crash-points` | no | for the tests of this crate alone: lets a process be killed at a named point |
 //!
 //! # The map
 //!

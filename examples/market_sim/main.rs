@@ -187,6 +187,9 @@ fn take(report: &mut Report, depth: Depth, options: &Options, outcomes: &[Outcom
         }
         if options.verbose {
             eprintln!("{} {outcome:?}", depth.as_str());
+            if depth == Depth::Pure && !outcome.broken.is_empty() {
+                eprintln!("{}", pure::explain_seed(outcome.seed, outcome.adversary));
+            }
         }
         report.add(depth, outcome);
     }

@@ -17,6 +17,7 @@ pub mod customer;
 mod help;
 pub mod output;
 mod parse;
+mod pieces;
 mod program;
 mod prompt;
 pub mod provider;

@@ -123,6 +123,13 @@ impl Output {
         }
     }
 
+    /// The same output, as if a person read stdout, or nobody did: for tests.
+    #[cfg(test)]
+    pub(super) const fn with_reader(mut self, watched: bool) -> Self {
+        self.watched = watched;
+        self
+    }
+
     /// The same output, of this program: it is the one that advice names.
     #[must_use]
     pub fn of_program(mut self, name: &'static str) -> Self {

@@ -1,6 +1,7 @@
 //! A purchase as the terminal shows it, and the client that makes it.
 
 use super::output::Output;
+use super::pieces::Pieces;
 use super::settings::{Settings, WalletChoice};
 use super::signals;
 use super::text::one_line;
@@ -118,71 +119,8 @@ pub async fn watch(
     }
     let receipt = purchase.receipt().await;
     out.clear_status();
-    match &receipt {
-        Ok(receipt) => show_rest(receipt, &pieces.shown, out),
-        // There is no better text to come in this process.
-        Err(_) => out.text(&pieces.held),
-    }
+    pieces.end(receipt.as_ref().ok(), out);
     receipt
-}
-
-/// The pieces of a result, as they are printed. What is in a pipe can't be taken back: there, pieces wait for
-/// the whole text if their order is not certain, or if another provider may yet be asked instead of this one.
-/// A person is better served by seeing them come.
-#[derive(Default)]
-struct Pieces {
-    /// What is printed.
-    shown: String,
-    /// What waits; all that comes after it waits too.
-    held: String,
-    /// Another provider may be asked in place of this one.
-    replaceable: bool,
-    /// The order of what waits is not certain.
-    unordered: bool,
-}
-
-impl Pieces {
-    fn see(&mut self, event: &PurchaseEvent, out: &Output) {
-        match event {
-            PurchaseEvent::Selected { others, .. } => self.replaceable = *others > 0,
-            // Nobody is paid in its place any more, or nobody is paid at all.
-            PurchaseEvent::Paid { .. }
-            | PurchaseEvent::Quoted {
-                payment_hash: None, ..
-            } => {
-                self.replaceable = false;
-                if !self.unordered {
-                    let held = std::mem::take(&mut self.held);
-                    self.show(&held, out);
-                }
-            }
-            PurchaseEvent::Chunk { text, in_order, .. } => {
-                let waits = self.replaceable || !in_order || !self.held.is_empty();
-                if out.is_watched() || !waits {
-                    self.show(text, out);
-                } else {
-                    self.unordered |= !in_order;
-                    self.held.push_str(text);
-                }
-            }
-            PurchaseEvent::FailedOver { .. } => {
-                if !self.shown.is_empty() {
-                    out.end_text();
-                    out.note("what is above came from a provider that failed; another begins anew");
-                }
-                *self = Self::default();
-            }
-            _ => {}
-        }
-    }
-
-    fn show(&mut self, text: &str, out: &Output) {
-        if !text.is_empty() {
-            out.clear_status();
-            out.text(text);
-            self.shown.push_str(text);
-        }
-    }
 }
 
 /// What is to be said if the program ends before the next event.
@@ -204,21 +142,6 @@ fn as_of(error: Error, event: &PurchaseEvent) -> Error {
         } => error.with_money(price_msat.saturating_add(*fee_msat), Msat::ZERO),
         _ => error,
     }
-}
-
-/// Prints what the pieces left of the result, so that every part of it is printed once.
-fn show_rest(receipt: &Receipt, shown: &str, out: &Output) {
-    match receipt.text.strip_prefix(shown) {
-        Some(rest) => out.text(rest),
-        // Pieces without numbers came in another order than they were sent.
-        None => {
-            out.end_text();
-            out.note("the pieces came out of order; this is the whole text:");
-            out.text(&receipt.text);
-        }
-    }
-    out.end_text();
-    out.object(&PurchaseEvent::Result(receipt.clone()));
 }
 
 /// What is being waited for, in words.

@@ -169,7 +169,11 @@ impl Buyer<'_> {
             let ends = Instant::now() + within;
             let others = survey_but(self.ready, self.request, queue.asked(), ends).await;
             // That nobody else was found is not what failed.
-            queue.add(others.ok()?.candidates.ok()?);
+            let others = others.ok()?;
+            for seen in others.seen.into_iter().filter(|seen| seen.matches) {
+                self.tell(PurchaseEvent::Provider(seen)).await;
+            }
+            queue.add(others.candidates.ok()?);
         }
         queue.next().filter(|_| self.has_time())
     }

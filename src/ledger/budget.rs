@@ -305,6 +305,36 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_names_the_setting_what_it_leaves_and_what_was_asked() {
+        for (by, setting) in [
+            (RefusedBy::PerJob, "per_job_limit_sats"),
+            (RefusedBy::PerTick, "per_tick_limit_sats"),
+            (RefusedBy::Daily, "daily_limit_sats"),
+            (RefusedBy::Floor, "reserve_sats"),
+        ] {
+            let (asked, allowed) = (Msat::new(10_000), Msat::new(2_500));
+            assert_eq!(
+                Refusal { by, asked, allowed }.to_string(),
+                format!(
+                    "[runway] {setting} allows 2.5 sats more, and 10 sats would be reserved (fee cap included)"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn of_limits_that_leave_the_same_the_narrowest_is_named() {
+        let limits = Limits {
+            daily: LIMITS.per_job,
+            per_tick: LIMITS.per_job,
+            ..LIMITS
+        };
+        let usage = Usage::default();
+        let report = BudgetReport { limits, usage };
+        assert_eq!(report.headroom(), (LIMITS.per_job, RefusedBy::PerJob));
+    }
+
+    #[test]
     fn extremes_refuse_rather_than_wrap() {
         let most = Msat::new(u64::MAX);
         let limits = Limits {

@@ -256,11 +256,62 @@ mod tests {
     }
 
     #[test]
+    fn a_step_that_is_not_in_the_diagram_is_named_in_the_refusal() {
+        let words = [
+            "reserve",
+            "in_flight",
+            "unknown",
+            "settle",
+            "release",
+            "note",
+        ];
+        for (entry, word) in entries().iter().zip(words) {
+            let settled = reservation(Is::Settled);
+            if let Err(refused) = step(Some(&settled), entry) {
+                let said = format!("not a step the ledger allows: {word} when settled");
+                assert_eq!(refused.to_string(), said);
+            }
+            if let Err(refused) = step(None, entry) {
+                let said = format!("not a step the ledger allows: {word} when nothing is reserved");
+                assert_eq!(refused.to_string(), said);
+            }
+        }
+    }
+
+    #[test]
     fn a_note_that_quotes_too_much_is_cut_between_characters() {
-        let note = Entry::Note("é".repeat(NOTE_BYTES));
-        let kept = step(None, &note).unwrap().note.unwrap();
-        assert_eq!(kept.chars().count(), NOTE_BYTES / 2 + 1);
-        assert!(kept.ends_with("é…"));
+        // The cut falls on a boundary, or one or two bytes into a character.
+        for (before, character) in [("", "é"), ("x", "é"), ("", "€"), ("x", "€"), ("xy", "🦀")]
+        {
+            let text = format!("{before}{}", character.repeat(NOTE_BYTES));
+            let kept = step(None, &Entry::Note(text)).unwrap().note.unwrap();
+            let room = NOTE_BYTES - before.len();
+            let whole = before.len() + room / character.len() + 1;
+            assert_eq!(kept.chars().count(), whole, "{before}{character}");
+            assert!(kept.ends_with(&format!("{character}…")));
+        }
+    }
+
+    #[test]
+    fn what_was_spent_and_what_of_it_was_the_fee_is_on_record() {
+        let entry = Entry::Settle {
+            price: Msat::new(90),
+            fee: Msat::new(11),
+        };
+        let after = step(Some(&reservation(Is::InFlight)), &entry).unwrap();
+        let after = after.after.unwrap();
+        assert_eq!(
+            (after.spent, after.fee),
+            (Some(Msat::new(101)), Some(Msat::new(11)))
+        );
+        // Of an absurd sum, no more is fee than is booked.
+        let absurd = Entry::Settle {
+            price: Msat::ZERO,
+            fee: Msat::new(u64::MAX),
+        };
+        let after = step(Some(&reservation(Is::InFlight)), &absurd).unwrap();
+        let after = after.after.unwrap();
+        assert_eq!((after.spent, after.fee), (Some(Msat::MAX), Some(Msat::MAX)));
     }
 
     #[test]

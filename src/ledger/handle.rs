@@ -150,7 +150,9 @@ impl Ledger {
     /// [`LedgerError::KeyConflict`]; [`LedgerError::Illegal`] if the id is taken.
     pub async fn open_purchase(&self, new: NewPurchase) -> Result<Opened, LedgerError> {
         let open = self.write(move |db, handle, owner| {
+            crash::before(Point::LedgerRoom);
             owner.room().keep().map_err(|error| no_room(&error))?;
+            crash::after(Point::LedgerRoom);
             store::open_purchase(db, &handle.clock, owner.id(), &new)
         });
         crash::around(Point::CustomerOpen, open).await
@@ -392,7 +394,9 @@ impl Ledger {
             if done.is_ok()
                 && let Ok(written) = store::written(db)
             {
+                crash::before(Point::LedgerMark);
                 owner.mark(written);
+                crash::after(Point::LedgerMark);
             }
             done
         })

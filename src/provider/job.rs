@@ -81,6 +81,7 @@
 //! | `store.create` | the store's empty file | there is none, and the next start makes it | an empty file, which the next start makes a store |
 //! | `store.migrate` | the tables, or their next version | rolled back, and done by the next start | there |
 //! | `store.lock` | the lock of the one that sells | free | free: it ends with the process |
+//! | `store.room` | room kept on the disk | none is kept | the next start keeps the same |
 //! | `store.commit` | any commit, seen from inside SQLite | rolled back: as before the points that it belongs to | as after those points |
 //! | `provider.channel` | a new channel, on record | another channel is made; nobody has heard of this one | the next start comes back to it, and makes it known |
 //! | `provider.channel-said` | the channel known | made known by the next start | published again: the same event |

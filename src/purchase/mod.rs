@@ -62,9 +62,12 @@
 //!
 //! | point | effect | died before it | died after it |
 //! |---|---|---|---|
+//! | `identity.create` | a new key, put in its place on disk | there is none: another is made, and nobody has seen this one | it is the key for good |
 //! | `ledger.create` | the ledger's empty file | there is no ledger: nothing was ever bought | an empty file, which the next start makes a ledger |
 //! | `ledger.owner` | the lock that says that this process lives | a free lock, which is cleared away | the same: the lock ends with the process |
 //! | `ledger.migrate` | the tables, or their next version | rolled back, and done by the next start | there |
+//! | `ledger.room` | room kept on the disk | none is kept | the next start gives it back |
+//! | `ledger.mark` | the note up to where the ledger was written | the note is behind the ledger, which is no loss | it says what the ledger says |
 //! | `ledger.commit` | any commit, seen from inside SQLite | rolled back: as before the point that it belongs to | as after that point |
 //! | `customer.open` | *requested* on record, with the preimage of an escrow | no purchase; nobody knows its hash | failed: nothing was asked or paid |
 //! | `customer.request` | the request said | failed: nothing was asked or paid | failed; the provider, who may have quoted, is told |

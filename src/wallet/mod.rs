@@ -131,6 +131,17 @@ impl FailureProof {
             insufficient_funds: false,
         }
     }
+
+    /// The reason, or a sentence in its place: a wallet may prove a failure and say nothing about it, and no
+    /// money is freed without words.
+    #[must_use]
+    pub fn words(&self) -> &str {
+        if self.reason.trim().is_empty() {
+            "the wallet said so and gave no reason"
+        } else {
+            &self.reason
+        }
+    }
 }
 
 /// A payment's state, as the wallet that made it knows it.

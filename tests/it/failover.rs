@@ -2,6 +2,8 @@
 //! ever paid.
 
 mod causes;
+mod chance;
+mod crowd;
 mod cut_off;
 mod escrow;
 mod patience;
@@ -79,6 +81,10 @@ fn failures(ran: &Ran) -> Vec<String> {
     let mut selected: Option<Value> = None;
     for (i, event) in events.iter().enumerate() {
         if event["event"] == "selected" {
+            let seen = &events[..i];
+            let named =
+                |one: &Value| one["event"] == "provider" && one["provider"] == event["provider"];
+            assert!(seen.iter().any(named), "selected unseen: {event}");
             selected = Some(event.clone());
         }
         if event["event"] != "failed_over" {

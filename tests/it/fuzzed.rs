@@ -24,6 +24,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz")
 }
 
+#[expect(clippy::disallowed_methods, reason = "no library code reads it")]
 fn from_environment(name: &str, default: u64) -> u64 {
     let text = std::env::var(name).ok();
     text.map_or(default, |text| text.parse().expect("a number"))
@@ -144,6 +145,42 @@ fn every_target_has_a_program_and_a_corpus_and_is_tried_here() {
         );
         assert!(corpus(name).len() > 2, "{name} begins with nothing");
     }
+}
+
+/// The crates in a lock file: name and version.
+fn locked(path: &str) -> BTreeSet<(String, String)> {
+    let text = std::fs::read_to_string(folder().join(path)).unwrap();
+    let lock: toml::Table = text.parse().unwrap();
+    let packages = lock["package"].as_array().unwrap().iter();
+    let text = |package: &toml::Value, key: &str| package[key].as_str().unwrap().to_owned();
+    packages
+        .map(|package| (text(package, "name"), text(package, "version")))
+        .collect()
+}
+
+#[test]
+fn what_is_fuzzed_is_built_of_the_same_crates_as_what_is_shipped() {
+    let ours = locked("../../Cargo.lock");
+    let theirs = locked("Cargo.lock");
+    // The package itself, libFuzzer, and what that brings.
+    let own = [
+        "agent-compute-fuzz",
+        "libfuzzer-sys",
+        "arbitrary",
+        "cc",
+        "jobserver",
+        "getrandom",
+        "libc",
+        "shlex",
+    ];
+    let others = theirs.difference(&ours);
+    let others: Vec<_> = others
+        .filter(|(name, _)| !own.contains(&name.as_str()))
+        .collect();
+    assert!(
+        others.is_empty(),
+        "{others:?}: `cargo update --manifest-path tests/fuzz/Cargo.toml` them"
+    );
 }
 
 #[test]

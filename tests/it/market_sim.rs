@@ -6,7 +6,11 @@ use agent_compute::Code;
 use agent_compute::units::Msat;
 
 #[path = "../../examples/market_sim/main.rs"]
-#[allow(clippy::duplicate_mod, reason = "the example is a program of its own")]
+#[allow(
+    clippy::duplicate_mod,
+    unused_imports,
+    reason = "the example is a program of its own, and its inner depth has tests of its own"
+)]
 mod sim;
 
 use sim::Options;

@@ -115,8 +115,19 @@ fn a_seed_repeats_itself() {
 }
 
 #[test]
+fn no_listing_talks_a_buyer_into_what_it_does_not_want() {
+    let mut ends = BTreeSet::new();
+    for seed in 0..2_000 {
+        let outcome = pure::choose_among_liars(seed);
+        assert!(outcome.broken.is_empty(), "seed {seed}: {outcome:?}");
+        ends.insert(outcome.ended.map_or_else(Code::as_str, |()| "taken"));
+    }
+    assert_eq!(ends, BTreeSet::from(["taken", "no_provider", "budget"]));
+}
+
+#[test]
 fn one_run_holds_every_adversary_in_every_setting() {
     let all = pure::run(1);
     let buyers_a_seed = 4;
-    assert_eq!(all.len(), ADVERSARIES.len() * buyers_a_seed);
+    assert_eq!(all.len(), ADVERSARIES.len() * buyers_a_seed + 1);
 }

@@ -72,6 +72,10 @@ pub struct Buyer {
     pub pays: u32,
     /// What its provider said that could be a result, in the present run.
     pub heard: Heard,
+    /// Whether its provider took back its own word on the text, and the same before its last word, which may
+    /// not have got on record.
+    pub spoiled: bool,
+    pub spoiled_before: bool,
     /// What proves that a payment failed.
     pub proof: Proof,
     /// The same before the last word of the wallet, which may not have got on record.
@@ -122,6 +126,7 @@ impl World {
         };
         let secret = escrow.then(|| Preimage::from_bytes(self.bytes()));
         let pay_by = match secret {
+            _ if self.case.adversary.no_wallet => PayBy::Nothing,
             Some(preimage) => PayBy::Escrow { wallet, preimage },
             None => PayBy::Invoice(wallet),
         };
@@ -161,6 +166,8 @@ impl World {
             told: None,
             pays: 0,
             heard: Heard::default(),
+            spoiled: false,
+            spoiled_before: false,
             proof: Proof::default(),
             proof_before: Proof::default(),
         });
@@ -271,6 +278,24 @@ impl World {
             3 if self.hits(200) => self.feed(b, Happening::Deadline),
             _ => {}
         }
+    }
+
+    /// What a driver hears out of turn: of a session that ended, of timers that outlived their reason, of an
+    /// answer that comes twice.
+    pub fn surprise_buyer(&mut self, b: usize) {
+        let happening = match self.below(7) {
+            0 => Happening::NotSent("the relay session ended".to_owned()),
+            1 => Happening::SayAgain,
+            2 => Happening::NoWholeText,
+            3 => Happening::GiveUpLooking,
+            4 => Happening::Resumed,
+            5 => Happening::CannotPay {
+                code: Code::Wallet,
+                message: "locked; nothing was paid".to_owned(),
+            },
+            _ => self.prepare(b),
+        };
+        self.feed(b, happening);
     }
 
     pub fn stop_buyer(&mut self, b: usize) {
@@ -415,7 +440,7 @@ impl World {
         }
         self.check_record(b, state);
         if entries.iter().any(|it| matches!(it, Entry::Reserve(_))) {
-            self.check_floor();
+            self.check_reserve(b);
         }
         if fails {
             self.log(|| "  the ledger says that it can't be written, and it was".to_owned());

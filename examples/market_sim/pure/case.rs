@@ -29,6 +29,8 @@ pub enum Quotes {
     Garbage,
     /// Two invoices, both as listed.
     Twice,
+    /// What deployed providers without a wallet send.
+    Mock,
     /// Silence.
     Never,
     /// A refusal.
@@ -111,6 +113,10 @@ pub struct Odds {
     pub stop: u32,
     /// The owner says what became of a payment, and is right.
     pub owner: u32,
+    /// Something is heard out of turn.
+    pub surprise: u32,
+    /// Hours go by.
+    pub leap: u32,
     /// The backend fails.
     pub backend: u32,
 }
@@ -126,6 +132,10 @@ pub struct Adversary {
     pub forger: bool,
     /// Whether the provider keeps money that was paid to an ordinary invoice in flight.
     pub sits: bool,
+    /// Whether it has learned the preimage of an escrow by some other way than from the buyer.
+    pub leaks: bool,
+    /// Whether the buyer pays nothing to anybody, and says so.
+    pub no_wallet: bool,
     /// Whether a customer without honour buys beside the honest one.
     pub pest: bool,
     /// The accidents.
@@ -155,6 +165,8 @@ const CALM: Odds = Odds {
     clock: 0,
     stop: 0,
     owner: 0,
+    surprise: 0,
+    leap: 20,
     backend: 0,
 };
 
@@ -163,6 +175,8 @@ const HONEST: Adversary = Adversary {
     rogue: None,
     forger: false,
     sits: false,
+    leaks: false,
+    no_wallet: false,
     pest: false,
     odds: CALM,
     risk: false,
@@ -210,6 +224,8 @@ const STORM: Odds = Odds {
     clock: 15,
     stop: 8,
     owner: 20,
+    surprise: 60,
+    leap: 80,
     backend: 50,
 };
 
@@ -265,6 +281,18 @@ pub const ADVERSARIES: &[Adversary] = &[
     Adversary {
         sits: true,
         ..rogue("sits_on_money", Quotes::Fair, Answers::Never, true)
+    },
+    Adversary {
+        no_wallet: true,
+        ..rogue("no_wallet", Quotes::Mock, Answers::Fair, false)
+    },
+    Adversary {
+        no_wallet: true,
+        ..rogue("no_wallet_for_a_bill", Quotes::Twice, Answers::Fair, false)
+    },
+    Adversary {
+        leaks: true,
+        ..rogue("leaked_preimage", Quotes::Fair, Answers::Never, true)
     },
     Adversary {
         pest: true,
@@ -329,6 +357,7 @@ pub const ADVERSARIES: &[Adversary] = &[
             doubt: 500,
             slow: 600,
             misread: 600,
+            leap: 150,
             ..CALM
         },
         false,
@@ -381,8 +410,18 @@ pub const ADVERSARIES: &[Adversary] = &[
         "owner_stops",
         Odds {
             stop: 60,
+            doubt: 400,
             kill_buyer: 20,
             owner: 300,
+            ..CALM
+        },
+        false,
+    ),
+    accident(
+        "driver_surprised",
+        Odds {
+            surprise: 700,
+            doubt: 300,
             ..CALM
         },
         false,
@@ -425,6 +464,7 @@ pub const ADVERSARIES: &[Adversary] = &[
 /// Customers: payment messages for nothing, jobs and hashes of others, locks that are none, results kept.
 const HONEST_BESIDE_A_PEST: Adversary = Adversary {
     word: "hostile_customer",
+    odds: Odds { leap: 200, ..CALM },
     ..HONEST
 };
 

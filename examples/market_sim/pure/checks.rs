@@ -3,15 +3,20 @@
 use agent_compute::Code;
 use agent_compute::ids::PaymentHash;
 use agent_compute::ledger::{Entry, ReservationStatus as Is, StateRow, Status};
+use agent_compute::protocol::message::{AgentMessage, JobError, JobResult};
 use agent_compute::purchase::assembly::Assembly;
 use agent_compute::purchase::event::PurchaseEvent;
 use agent_compute::purchase::lock::Word;
-use agent_compute::purchase::state::{Booking, Effect, Finish, Happening, Phase, State, Step};
-use agent_compute::purchase::step::Now;
+use agent_compute::purchase::state::{
+    Booking, Effect, Finish, Happening, PayBy, Phase, State, Step,
+};
+use agent_compute::purchase::step::{Now, step};
 use agent_compute::units::{Msat, Network, UnixSecs};
 
+use agent_compute::wallet::{FailureProof, Outgoing, PayOutcome};
+
 use super::bank::{Facts, Flight, Party};
-use super::evidence::{Heard, Proof};
+use super::evidence::Proof;
 use super::world::{LISTED, World};
 
 /// A state as a restart finds it: without what is not on record.
@@ -81,6 +86,20 @@ impl World {
         self.check_pay(before, after, step, now);
         self.check_entries(b, before, happening, step, now);
         self.check_secret(b, before, after, happening, step);
+        if let Phase::Delivered { text, .. } | Phase::Released { text, .. } = &after.phase
+            && text.is_empty()
+        {
+            self.broke("nothing is delivered as a result");
+        }
+        if matches!(after.phase, Phase::Delivered { .. } | Phase::Failed { .. }) {
+            self.check_over(after, now);
+        }
+        if matches!(before.phase, Phase::Paying(_) | Phase::Unknown { .. })
+            && let Phase::Undelivered { quote, .. } = &after.phase
+            && self.buyers[b].heard.has_result(quote.modern)
+        {
+            self.broke("a result is here, and the buyer is told that there is none");
+        }
         let ordered = self.buyers[b].order.is_some();
         self.buyers[b].proof_before = self.buyers[b].proof;
         self.buyers[b]
@@ -91,6 +110,55 @@ impl World {
             self.buyers[b].proof = Proof::default();
         }
         self.check_fair_quote(before, after, happening, now);
+    }
+
+    /// A purchase that is over stays as it is, whatever comes too late.
+    fn check_over(&mut self, over: &State, now: Now) {
+        let proof = || FailureProof::new("late");
+        let job_id = over.terms.job_id();
+        let says = |message| Happening::Message {
+            from: over.terms.provider,
+            message,
+        };
+        let late = [
+            says(AgentMessage::JobResult(JobResult {
+                job_id: job_id.clone(),
+                result: "late".to_owned(),
+            })),
+            says(AgentMessage::JobError(JobError::new(
+                job_id, "failed", "late",
+            ))),
+            Happening::PayAnswered(PayOutcome::Failed(proof())),
+            Happening::LookedUp {
+                found: Outgoing::Failed(proof()),
+                authoritative: true,
+            },
+            Happening::LookedUp {
+                found: Outgoing::NotFound,
+                authoritative: true,
+            },
+            Happening::Prepared {
+                fee_cap: Msat::ZERO,
+                seen: None,
+            },
+            Happening::HashUsed,
+            Happening::NoWholeText,
+            Happening::SayAgain,
+            Happening::Deadline,
+            Happening::Interrupted,
+            Happening::Resumed,
+            Happening::Resolved { paid: false },
+        ];
+        for happening in late {
+            let mut state = over.clone();
+            let taken = step(&mut state, happening.clone(), now);
+            let is_empty = taken.entries.is_empty() && taken.effects.is_empty();
+            if state != *over || taken.save || !is_empty || !taken.tell.is_empty() {
+                self.broke(format!(
+                    "a purchase that is over goes on after {happening:?}"
+                ));
+            }
+        }
     }
 
     /// An order to pay goes with the reservation of exactly that, for an invoice that keeps to the terms.
@@ -225,8 +293,10 @@ impl World {
         if !step.save {
             self.broke("the preimage is let go before the result is on record");
         }
-        let heard: &Heard = &self.buyers[b].heard;
-        if let Some(why) = heard.objection(text) {
+        let buyer = &self.buyers[b];
+        if buyer.spoiled {
+            self.broke("the preimage is let go for a provider that took back its word");
+        } else if let Some(why) = buyer.heard.objection(text) {
             self.broke(format!("the preimage is let go for {text:.40?}: {why}"));
         }
     }
@@ -236,17 +306,23 @@ impl World {
         let Happening::Message { from, message } = happening else {
             return;
         };
-        let agent_compute::protocol::message::AgentMessage::Invoice(invoice) = message else {
+        let AgentMessage::Invoice(invoice) = message else {
             return;
         };
         let ours = *from == before.terms.provider && invoice.job_id == before.terms.job_id();
         if !ours || !matches!(before.phase, Phase::Requested) {
             return;
         }
-        let taken = matches!(after.phase, Phase::Quoted(_));
+        let taken = matches!(after.phase, Phase::Quoted(_) | Phase::Awaiting { .. });
         let hash: Option<PaymentHash> =
             invoice.payment_hash.as_ref().and_then(|it| it.parse().ok());
+        let is_mock = invoice.bolt11 == "lnbcrt100n1mock";
         let fair = match self.minted.get(&invoice.bolt11) {
+            _ if before.terms.pay_by == PayBy::Nothing => match is_mock {
+                true if invoice.amount_msats <= LISTED => Ok(()),
+                true => Err("is dearer than listed"),
+                false => Err("costs real money"),
+            },
             None => Err("nobody signed"),
             Some(facts) if facts.amount != Some(invoice.amount_msats) => Err("costs another price"),
             Some(facts) if hash.is_some_and(|hash| hash != facts.hash) => Err("is on another hash"),
@@ -344,7 +420,7 @@ impl World {
             Finish::Failed { code, .. } => match code {
                 Code::Internal | Code::Usage | Code::NoProvider => false,
                 Code::PaymentUnknown => open,
-                Code::Undelivered => is.is_some(),
+                Code::Undelivered => is.is_some() || self.case.adversary.no_wallet,
                 Code::Interrupted => true,
                 _ => matches!(is, None | Some(Is::Released)),
             },
@@ -427,7 +503,11 @@ impl World {
     }
 
     /// What must stay in the wallet stays there, whatever is set aside comes to be paid.
-    pub fn check_floor(&mut self) {
+    pub fn check_reserve(&mut self, b: usize) {
+        let money = self.books.accounts[self.buyers[b].account].money.as_ref();
+        if money.is_some_and(|money| money.set_aside() > self.books.limits.per_job) {
+            self.broke("more is set aside than one job may cost");
+        }
         let floor = self.books.limits.floor;
         let yet_to_leave = self.books.accounts.iter().filter_map(|it| {
             let money = it.money.as_ref().filter(|money| money.status.is_open())?;

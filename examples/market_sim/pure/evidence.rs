@@ -67,18 +67,29 @@ impl Heard {
         if text.is_empty() {
             return Some("it is empty".to_owned());
         }
-        let (begun, rest) = self.parts();
-        if self.is_complete() && begun == text {
-            return None;
-        }
-        if !self.wholes.iter().any(|whole| whole == text) {
+        let said_whole = self.wholes.iter().any(|whole| whole == text);
+        if !said_whole && (!self.is_complete() || self.parts().0 != text) {
             return Some("the provider never said it whole".to_owned());
         }
+        self.contradiction(text)
+    }
+
+    /// Whether there is a text among what was heard that nothing speaks against, and nothing else does.
+    pub fn has_result(&self, modern: bool) -> bool {
+        let is_text =
+            |whole: &&String| !whole.is_empty() && (modern || !whole.starts_with("Error: "));
+        let mut texts = self.wholes.iter().filter(is_text).peekable();
+        texts.peek().is_some() && texts.all(|text| self.contradiction(text).is_none())
+    }
+
+    /// In what the numbered pieces disagree with `text` as the whole of them.
+    fn contradiction(&self, text: &str) -> Option<String> {
         if self.loose || self.pieces.is_empty() {
             return None;
         }
+        let (begun, rest) = self.parts();
         if self.is_complete() {
-            return Some("its pieces say another text".to_owned());
+            return (begun != text).then(|| "its pieces say another text".to_owned());
         }
         let Some(mut after) = text.strip_prefix(begun.as_str()) else {
             return Some("it does not begin as its pieces do".to_owned());
@@ -181,6 +192,7 @@ impl World {
     pub fn forget_last_word(&mut self, b: usize) {
         let buyer = &mut self.buyers[b];
         buyer.proof = buyer.proof_before;
+        buyer.spoiled = buyer.spoiled_before;
         let was_wrong = buyer.proof.failed > 0;
         let money = self.books.accounts[buyer.account].money.as_ref();
         let payment = money.and_then(|money| self.bank.payments.get_mut(&money.hash));
@@ -196,7 +208,14 @@ impl World {
             && message.job_id() == Some(&before.terms.job_id())
             && before.phase.takes_results()
         {
-            self.buyers[b].heard.hear(message);
+            let buyer = &mut self.buyers[b];
+            buyer.spoiled_before = buyer.spoiled;
+            if let AgentMessage::JobResult(result) = message
+                && buyer.heard.contradiction(&result.result).is_some()
+            {
+                buyer.spoiled = true;
+            }
+            buyer.heard.hear(message);
         }
     }
 }

@@ -22,6 +22,7 @@ mod buyer;
 pub mod case;
 mod checks;
 mod evidence;
+mod listings;
 mod pest;
 mod recover;
 mod rogue;
@@ -36,16 +37,17 @@ use agent_compute::purchase::state::{Phase, State};
 use agent_compute::units::Msat;
 
 use self::case::{ADVERSARIES, Case, Setting};
+pub use self::listings::choose_among_liars;
 use self::world::World;
 use super::report::Outcome;
 
 /// The most happenings of one attempt before its world calms down.
 pub const MOST: u32 = 400;
 
-/// One attempt against each adversary in each setting.
+/// One attempt against each adversary in each setting, and one choice among listings.
 #[must_use]
 pub fn run(seed: u64) -> Vec<Outcome> {
-    let mut all = Vec::new();
+    let mut all = vec![listings::choose_among_liars(seed)];
     for adversary in ADVERSARIES {
         for setting in Setting::ALL {
             let case = Case {
@@ -77,6 +79,27 @@ pub fn attempt(case: Case) -> Attempt {
         outcomes: outcomes(&world),
         steps: world.steps,
     }
+}
+
+/// All that led to what this seed broke against this adversary, for a person to read.
+#[must_use]
+pub fn explain_seed(seed: u64, adversary: &str) -> String {
+    let Some(adversary) = case::named(adversary) else {
+        return String::new();
+    };
+    let cases = Setting::ALL.map(|setting| Case {
+        adversary,
+        setting,
+        seed,
+        most: MOST,
+    });
+    let broken = |case: &Case| {
+        attempt(*case)
+            .outcomes
+            .iter()
+            .any(|it| !it.broken.is_empty())
+    };
+    cases.into_iter().filter(broken).map(explain).collect()
 }
 
 /// Plays an attempt again that broke something, as short as it still breaks, and tells it line by line.
@@ -125,7 +148,7 @@ fn outcomes(world: &World) -> Vec<Outcome> {
         let paid = settled.map_or(Msat::ZERO, |money| money.spent);
         let delivered = account.row.status == Status::Delivered;
         let lost = if delivered { Msat::ZERO } else { paid };
-        let at_risk = adversary.risk && !buyer.terms.pay_by.is_escrow();
+        let at_risk = adversary.leaks || (adversary.risk && !buyer.terms.pay_by.is_escrow());
         let mut broken = if at == 0 {
             world.broken.clone()
         } else {

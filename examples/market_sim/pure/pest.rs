@@ -14,7 +14,7 @@ use super::wire::Letter;
 use super::world::World;
 
 /// The most jobs that it asks for.
-const MOST_JOBS: usize = 6;
+const MOST_JOBS: usize = 12;
 
 #[derive(Clone, Debug)]
 pub struct Pest {

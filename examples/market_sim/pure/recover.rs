@@ -93,7 +93,10 @@ impl World {
         self.log(|| format!("the owner says that buyer {b} has paid: {paid}"));
         let mut version = self.books.adopt(account, process);
         self.owner_decided |= paid;
-        let _ = self.apply(b, &mut state, &mut version, &Happening::Resolved { paid });
+        let is_on_record = self.apply(b, &mut state, &mut version, &Happening::Resolved { paid });
+        if is_on_record && state.phase.is_undecided() {
+            self.broke("the owner's word decides nothing");
+        }
     }
 
     fn is_reserved(&self, account: usize) -> bool {

@@ -109,6 +109,15 @@ impl World {
             return self.quote_ill(deal);
         }
         let stand = self.bank.bills.get(&deal.hash()).map(|bill| bill.stand);
+        if self.case.adversary.leaks && self.below(20) == 0 {
+            let of = self
+                .buyers
+                .iter()
+                .find(|it| it.terms.request.id == deal.event);
+            if let Some(secret) = of.and_then(|buyer| buyer.terms.pay_by.preimage()) {
+                self.bank.settle(secret);
+            }
+        }
         if self.case.adversary.sits && deal.lock.is_none() {
             self.sit(deal, stand);
         }
@@ -189,6 +198,12 @@ impl World {
                 return self.speak(deal, AgentMessage::JobError(no));
             }
             Quotes::Garbage => return self.quote_garbage(deal),
+            Quotes::Mock => {
+                let dear = self.below(2) as u64;
+                let amount = Msat::new(LISTED.get() + dear);
+                let invoice = Invoice::new(job_id, "lnbcrt100n1mock", amount);
+                return self.speak(deal, AgentMessage::Invoice(invoice));
+            }
             Quotes::Fair => {}
             Quotes::Twice => {
                 let first = self.issue(deal, facts, said, said_hash);
@@ -214,7 +229,10 @@ impl World {
             Quotes::UsedHash => {}
             Quotes::OtherHash => {
                 facts.hash = deal.own.payment_hash();
-                said_hash = Some(PaymentHash::from_bytes(self.bytes()));
+                // An honest word on it may come with the wrong lock, but not with the right one.
+                if deal.lock.is_none() {
+                    said_hash = Some(PaymentHash::from_bytes(self.bytes()));
+                }
             }
             Quotes::Future => {
                 (facts.created_at, facts.expires_at) = (now.plus(90_000), now.plus(93_000));

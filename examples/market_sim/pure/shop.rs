@@ -41,11 +41,10 @@ pub struct Job {
     attempts: u32,
     /// Whether a relay took all that there is to say.
     published: bool,
-    /// Whether the wallet was told to settle, or to give back.
-    settles: bool,
-    cancels: bool,
-    /// Whether its money was seen, paid or held.
+    /// Whether its money was seen, paid or held; then released, or given up.
     funded: bool,
+    released: bool,
+    undone: bool,
 }
 
 /// All of it but `is_up` is on disk.
@@ -110,9 +109,6 @@ impl World {
             return;
         }
         shop.is_up = true;
-        for job in shop.jobs.values_mut() {
-            (job.settles, job.cancels) = (false, false);
-        }
         let running: Vec<EventId> = shop
             .jobs
             .iter()
@@ -237,9 +233,9 @@ impl World {
             text: String::new(),
             attempts: 0,
             published: false,
-            settles: false,
-            cancels: false,
             funded: false,
+            released: false,
+            undone: false,
         };
         if let Some(shop) = self.shop() {
             shop.hashes.insert(hash);
@@ -263,7 +259,11 @@ impl World {
             )
         });
         self.job(id).state = after;
-        self.job(id).funded |= matches!(step, JobStep::Settled | JobStep::Locked);
+        let job = self.job(id);
+        job.funded |= matches!(step, JobStep::Settled | JobStep::Locked);
+        job.released |= step == JobStep::Released;
+        job.undone |= step == JobStep::Undone;
+        self.check_ways(id);
         let hash = self.job(id).hash;
         let stand = self.bank.bills.get(&hash).map(|bill| bill.stand);
         let funded = matches!(stand, Some(Stand::Held { .. } | Stand::Settled));
@@ -323,7 +323,6 @@ impl World {
             return;
         }
         let id = ids[self.below(ids.len())];
-        self.check_ways(id);
         let state = self.job(id).state;
         match state {
             JobState::Quoted if self.hits(50) => {
@@ -395,10 +394,6 @@ impl World {
         let job = self.job(id).clone();
         self.say(id);
         if job.state == JobState::Released {
-            if job.cancels {
-                self.broke("a hold is both given back and claimed");
-            }
-            self.job(id).settles = true;
             let claimed = job.preimage.is_some_and(|it| self.bank.settle(it));
             let step = if claimed {
                 JobStep::Claimed
@@ -407,10 +402,6 @@ impl World {
             };
             return self.step_job(id, step);
         }
-        if job.settles {
-            self.broke("a hold is both claimed and given back");
-        }
-        self.job(id).cancels = true;
         let returned = self.bank.cancel(job.hash);
         let step = if returned {
             JobStep::Returned
@@ -456,8 +447,6 @@ impl World {
     /// What the diagram would allow now, held against the bank: whatever the shop does next.
     pub fn check_ways(&mut self, id: EventId) {
         let job = self.job(id).clone();
-        let stand = self.bank.bills.get(&job.hash).map(|bill| bill.stand);
-        let is_there = matches!(stand, Some(Stand::Held { .. } | Stand::Settled));
         let may = |step: JobStep| job.state.after(step).is_some();
         let broken = [
             (
@@ -473,16 +462,16 @@ impl World {
                 "a job that was paid could be forgotten",
             ),
             (
-                job.settles && may(JobStep::Undone),
+                job.released && may(JobStep::Undone),
                 "what is claimed could be given back",
             ),
             (
-                job.cancels && may(JobStep::Released),
+                job.undone && may(JobStep::Released),
                 "what is given back could be claimed",
             ),
             (
-                is_there && !job.funded && !(may(JobStep::Settled) && may(JobStep::Locked)),
-                "money that came could not be served",
+                !job.funded && (!may(JobStep::Settled) || !may(JobStep::Locked)),
+                "money that comes late could not be served",
             ),
         ];
         for (_, what) in broken.iter().filter(|(broken, _)| *broken) {

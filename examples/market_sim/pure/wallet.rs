@@ -170,10 +170,17 @@ impl World {
             return None;
         }
         let (hash, expires_at) = Self::hash_of(state)?;
+        // Not every wallet lists a payment that is held for long.
+        let over_at = match state.phase.lock() {
+            Some(lock) => {
+                let invoice = lock.quote.invoice.as_ref();
+                expires_at.plus(invoice.map_or(0, |invoice| invoice.hold_secs))
+            }
+            None => expires_at,
+        };
         let authoritative = self.authoritative;
-        let misreads = !authoritative
-            && self.wall() < expires_at
-            && self.hits(self.case.adversary.odds.misread);
+        let misreads =
+            !authoritative && self.wall() < over_at && self.hits(self.case.adversary.odds.misread);
         let denies = self.flip();
         let preimage = self.told_preimage(&hash);
         let found = match self.bank.payments.get_mut(&hash) {

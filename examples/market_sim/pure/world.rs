@@ -97,7 +97,7 @@ impl World {
             began_with,
             owner_decided: false,
             books: Books::new(
-                limits(case.setting, binding, &mut rng),
+                limits(case.setting, binding, Msat::new(began_with), &mut rng),
                 others(&mut rng),
                 used().payment_hash(),
                 now,
@@ -157,6 +157,12 @@ impl World {
             90..95 => self.ring(),
             _ => self.trouble(),
         }
+        if self.below(4) == 0
+            && let Some(mut pest) = self.pest.take()
+        {
+            pest.annoy(self);
+            self.pest = Some(pest);
+        }
         self.check_bank();
     }
 
@@ -195,18 +201,18 @@ impl World {
             let buyer = self.below(self.buyers.len());
             self.stop_buyer(buyer);
         }
+        if self.hits(odds.surprise) {
+            let buyer = self.below(self.buyers.len());
+            self.surprise_buyer(buyer);
+        }
         if self.hits(odds.owner) {
             let buyer = self.below(self.buyers.len());
             self.decide_for_wallet(buyer);
         }
-        if self.hits(20) {
+        if self.hits(odds.leap) {
             let far = [10_000, 60_000, 130_000, 700_000, 8_000_000][self.below(5)];
             self.log(|| format!("{} s go by", far / 1_000));
             self.pass(self.at_ms + far);
-        }
-        if let Some(mut pest) = self.pest.take() {
-            pest.annoy(self);
-            self.pest = Some(pest);
         }
         self.resume_buyers();
     }
@@ -398,7 +404,7 @@ pub fn short(hash: &PaymentHash) -> String {
 
 /// The owner's limits. A pair of buyers shares ones that admit one of them at a time; a single one has
 /// enough, or now and then just not.
-fn limits(setting: Setting, binding: bool, rng: &mut StdRng) -> Limits {
+fn limits(setting: Setting, binding: bool, has: Msat, rng: &mut StdRng) -> Limits {
     let fits_one = Msat::new(if binding { 15_000 } else { 29_999 });
     let roomy = Msat::new(10_000_000);
     let mut limits = Limits {
@@ -408,8 +414,11 @@ fn limits(setting: Setting, binding: bool, rng: &mut StdRng) -> Limits {
         floor: Msat::ZERO,
     };
     match setting {
-        Setting::Pair if rng.random() => limits.daily = fits_one,
-        Setting::Pair => limits.per_tick = fits_one,
+        Setting::Pair => match rng.random_range(0..3) {
+            0 => limits.daily = fits_one,
+            1 => limits.per_tick = fits_one,
+            _ => limits.floor = has.saturating_sub(fits_one).max(Msat::new(1)),
+        },
         Setting::First | Setting::Escrow => match rng.random_range(0..20) {
             0 => limits.per_job = Msat::new(9_999),
             1 => limits.daily = Msat::new(rng.random_range(0..40_000)),
@@ -417,7 +426,7 @@ fn limits(setting: Setting, binding: bool, rng: &mut StdRng) -> Limits {
             _ => {}
         },
     }
-    if rng.random_range(0..4) == 0 {
+    if limits.floor.is_zero() && rng.random_range(0..4) == 0 {
         limits.floor = Msat::new(rng.random_range(1..5_000));
     }
     limits

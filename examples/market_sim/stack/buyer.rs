@@ -91,12 +91,22 @@ impl Buyer {
             .await
     }
 
-    /// Buys, and waits for the end.
-    pub async fn buy(&self, client: &ComputeClient, request: PurchaseRequest) -> Attempt {
+    /// Buys, and waits for the end; or stops, as Ctrl-C does, once so much has happened.
+    pub async fn buy(
+        &self,
+        client: &ComputeClient,
+        request: PurchaseRequest,
+        stops_after: Option<usize>,
+    ) -> Attempt {
         let prompt = request.prompt.clone();
         let mut purchase = client.purchase(request);
         let mut purchases = Vec::new();
+        let mut happened = 0;
         while let Some(event) = purchase.next_event().await {
+            happened += 1;
+            if Some(happened) == stops_after {
+                purchase.stop();
+            }
             if let PurchaseEvent::Selected { purchase_id, .. } = event {
                 purchases.extend(purchase_id);
             }

@@ -67,6 +67,8 @@ pub struct Scenario {
     pub rogue: Option<Rogue>,
     /// By how much the seller is cheaper than an honest one beside it, who is asked next; `None`: it is alone.
     pub cheaper_by: Option<u64>,
+    /// The buyer changes its mind once so much has happened.
+    pub stops_after: Option<usize>,
     pub escrow: bool,
     pub sealed: bool,
     pub price: u64,
@@ -124,6 +126,8 @@ impl Scenario {
             seller_behind: rng.random_ratio(1, 4),
             fault,
             rogue,
+            stops_after: (rogue.is_none() && rng.random_ratio(1, 10))
+                .then(|| rng.random_range(1..10)),
             escrow: seller.escrow_only().unwrap_or(escrow),
             // What is sealed can't be overheard.
             sealed: rng.random() && !rogue.is_some_and(Rogue::overhears),
@@ -148,6 +152,10 @@ impl Scenario {
         words.extend(self.fault.map(|fault| format!("wallet: {fault}")));
         words.extend(self.rogue.map(|rogue| rogue.word().to_owned()));
         words.extend(self.cheaper_by.map(|_| "another to ask".to_owned()));
+        words.extend(
+            self.stops_after
+                .map(|events| format!("stopped after {events} events")),
+        );
         words.join(", ")
     }
 
@@ -195,20 +203,22 @@ impl Scenario {
     }
 
     pub fn patience(&self) -> Duration {
-        match (self.is_rough(), self.fault) {
-            (true, _) => QUICK_ENOUGH,
-            (false, Some(Fault::Slow)) if self.seller.runs_out_of_time() => QUICK_ENOUGH,
-            (false, _) if self.seller.runs_out_of_time() => {
-                let asks_another = self.cheaper_by.is_some() && !self.reaches_payment(0);
-                if asks_another { LONG } else { QUICK }
-            }
-            _ => LONG,
+        let in_vain = self.seller.runs_out_of_time();
+        // Whoever does not quote is given up by then, and an honest one has its time after that.
+        let asks_another = self.cheaper_by.is_some() && !self.reaches_payment(0);
+        match self.fault {
+            _ if self.is_rough() => QUICK_ENOUGH,
+            _ if !in_vain || asks_another => LONG,
+            Some(Fault::Slow) => QUICK_ENOUGH,
+            _ => QUICK,
         }
     }
 
     /// How long relays may take to tell of the seller: by then at the latest, the buyer does without.
     pub fn discovery(&self) -> Duration {
-        if self.is_rough() { DISCOVERY } else { LONG }
+        // Where nobody suits, a buyer looks for as long as it may.
+        let in_vain = self.is_rough() || self.seller == Seller::OverLimit;
+        if in_vain { DISCOVERY } else { LONG }
     }
 
     /// Whether the nth attempt, from 0, is one before another.
@@ -236,9 +246,12 @@ impl Scenario {
 
     /// Whether the nth attempt may end so.
     pub fn may_end(&self, nth: u64, end: End) -> bool {
+        if end == Err(Code::Interrupted) {
+            return self.stops_after.is_some();
+        }
         if self.is_rough() {
             // Whatever relays do: never our own fault, and never over the limits.
-            let ours = [Code::Internal, Code::Usage, Code::Ledger, Code::Interrupted];
+            let ours = [Code::Internal, Code::Usage, Code::Ledger];
             let over = self.seller == Seller::OverLimit;
             return match end {
                 Ok(()) => true,

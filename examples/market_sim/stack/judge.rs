@@ -132,6 +132,7 @@ impl Judge<'_> {
             Ok(()) => (true, escrow),
             Err(Code::Undelivered) => (true, escrow),
             Err(Code::PaymentUnknown) => (false, true),
+            Err(Code::Interrupted) => (true, true),
             Err(_) => (false, false),
         };
         let end = attempt.end();

@@ -127,7 +127,7 @@ async fn hold(mut scenario: Scenario) -> Vec<Outcome> {
             for nth in 0..scenario.attempts {
                 let request = request(&scenario, nth, stall.key, &mut rng);
                 world.may_work_on(&request.prompt);
-                let attempt = buyer.buy(&client, request).await;
+                let attempt = buyer.buy(&client, request, scenario.stops_after).await;
                 judge.attempt(nth, &attempt).await;
                 attempts.push(attempt);
             }

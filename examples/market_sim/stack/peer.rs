@@ -208,6 +208,18 @@ impl Peer {
         self.publish(&event).await;
     }
 
+    /// Lists everything but the price.
+    pub async fn list_unpriced(&self, content: &ListingContent) {
+        let priced = self.stamped(listing(content));
+        let rest = priced
+            .tags
+            .iter()
+            .filter(|tag| tag.as_slice()[0] != "price");
+        let unpriced = EventBuilder::new(priced.kind, priced.content.clone());
+        let event = self.stamped(unpriced.tags(rest.cloned()));
+        self.publish(&event).await;
+    }
+
     fn stamped(&self, event: EventBuilder) -> Event {
         let event = event.custom_created_at(at(self.now()));
         event.sign_with_keys(&self.keys).unwrap()

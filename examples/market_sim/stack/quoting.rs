@@ -35,6 +35,8 @@ pub struct Shop {
     asked: usize,
     /// The invoice of the last job.
     earlier: Option<String>,
+    /// Whether one that is too dear does not say so before it asks for money.
+    hides_its_price: bool,
 }
 
 /// An invoice that may be paid, and whose money it is then.
@@ -60,6 +62,7 @@ impl Shop {
     /// Opens and lists itself.
     pub async fn open(world: &Arc<World>, relay: &RelayUrl, terms: Terms, mut rng: StdRng) -> Self {
         let keys = keys(&mut rng);
+        let hides_its_price = terms.seller == Seller::OverLimit && rng.random();
         let peer = Peer::found(world, relay, keys, rng).await;
         let mut shop = Self {
             peer,
@@ -71,6 +74,7 @@ impl Shop {
             claims: Vec::new(),
             asked: 0,
             earlier: None,
+            hides_its_price,
         };
         shop.list(terms).await;
         shop
@@ -92,7 +96,11 @@ impl Shop {
         if self.seller == Seller::OverLimit {
             content.price = Price::per_request(Msat::new(u64::MAX / 20));
         }
-        self.peer.list(&content).await;
+        if self.hides_its_price {
+            self.peer.list_unpriced(&content).await;
+        } else {
+            self.peer.list(&content).await;
+        }
     }
 
     /// Serves for as long as the market stands.
@@ -195,9 +203,20 @@ impl Shop {
                 let bolt11 = self.trap(dear, on).await?;
                 self.peer.quote(job, &bolt11, dear).await;
             }
+            Seller::OverLimit => {
+                let dear = 2 * price + 1_000;
+                let bolt11 = self.trap(dear, on).await?;
+                self.peer.quote(job, &bolt11, dear).await;
+            }
             Seller::Understated => {
-                let bolt11 = self.trap(price + 1, on).await?;
-                self.peer.quote(job, &bolt11, price).await;
+                // Dearer than listed, or dearer than the message says and as listed.
+                let (asks, says) = if self.peer.rng.random() {
+                    (price + 1, price)
+                } else {
+                    (price, price - 1)
+                };
+                let bolt11 = self.trap(asks, on).await?;
+                self.peer.quote(job, &bolt11, says).await;
             }
             Seller::OtherJobs => {
                 let other = Job {

@@ -37,7 +37,7 @@ pub enum Seller {
     Trap,
     /// Lists a feature that it has not.
     LyingListing,
-    /// Lists a price above what the owner allows.
+    /// Lists a price above what the owner allows, or none, and asks for more than that.
     OverLimit,
     /// Never answers.
     GhostBefore,
@@ -250,7 +250,8 @@ impl Seller {
             BaitAndSwitch | Understated | WrongNetwork | Expired | Amountless | LongHold
             | Garbage | ReusedInvoice => vec![Err(Code::BadInvoice)],
             UsedInvoice => vec![Err(Code::PaymentFailed)],
-            OverLimit => vec![Err(Code::Budget)],
+            // Nobody is found where a busy machine is slow to tell of it.
+            OverLimit => vec![Err(Code::Budget), Err(Code::NoProvider)],
             Refuses => vec![Err(Code::ProviderRefused)],
             SomeoneElses | ErrorText | Empty | Endless | Contradicting => {
                 vec![Err(Code::Undelivered)]

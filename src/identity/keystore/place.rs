@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rand::Rng as _;
 
+use crate::crash::{self, Point};
 use crate::identity::IdentityError;
 use crate::secret::{make_private_folder, private_file};
 
@@ -59,8 +60,9 @@ pub(super) fn create(path: &Path, content: &[u8]) -> Result<(), IdentityError> {
     let folder = folder_of(path);
     make_private_folder(folder).map_err(|problem| IdentityError::io(folder, problem))?;
     let temporary = Temporary::write(path, content)?;
+    crash::before(Point::IdentityCreate);
     match fs::hard_link(&temporary.0, path) {
-        Ok(()) => {}
+        Ok(()) => crash::after(Point::IdentityCreate),
         Err(problem) if problem.kind() == io::ErrorKind::AlreadyExists => {
             return Err(IdentityError::Exists(path.to_owned()));
         }

@@ -151,10 +151,15 @@ fn check(db: &Connection) -> Result<usize, Unusable> {
 
 /// How many of the migrations the file has had; 0 if it is empty.
 pub(super) fn version(db: &Connection) -> Result<usize, Unusable> {
-    let number = |pragma| db.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
-    let version = usize::try_from(number("user_version")?).unwrap_or(usize::MAX);
-    let application = number("application_id")?;
-    let tables: u32 = db.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
+    // In one statement: a file that is only looked at may be made a store between two of them.
+    let (version, application, tables): (i64, i32, u32) = db.query_row(
+        "SELECT (SELECT user_version FROM pragma_user_version),
+                (SELECT application_id FROM pragma_application_id),
+                (SELECT count(*) FROM sqlite_master)",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )?;
+    let version = usize::try_from(version).unwrap_or(usize::MAX);
     if tables == 0 {
         return Ok(0);
     }

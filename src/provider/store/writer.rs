@@ -195,6 +195,7 @@ impl Disk {
 
     /// Takes room on the disk, or says why not.
     fn keep_room(&mut self, lock: &Path) -> Option<String> {
+        crash::before(Point::StoreRoom);
         let kept = match &self.room {
             Some(room) => room.keep(),
             None => open_private(lock).and_then(|file| {
@@ -202,6 +203,7 @@ impl Disk {
                 room.keep()
             }),
         };
+        crash::after(Point::StoreRoom);
         let error = kept.err()?;
         tracing::error!(%error, "the disk is full or nearly so: no new jobs");
         Some(format!("the disk is full or nearly so: {error}"))

@@ -192,7 +192,7 @@ fn returned(state: &mut State, proof: &FailureProof) -> Step {
     let Some(lock) = state.phase.lock().cloned() else {
         return Step::ignored();
     };
-    let why = &proof.reason;
+    let why = proof.words();
     let (code, message) = match state.phase.clone() {
         // Delivered, and never claimed: the provider's loss.
         Phase::Released {
@@ -235,7 +235,7 @@ fn returned(state: &mut State, proof: &FailureProof) -> Step {
 fn freed(proof: &FailureProof) -> Step {
     let mut step = Step::saved();
     step.entries = vec![Booking::Plain(Entry::Release {
-        proof: proof.reason.clone(),
+        proof: proof.words().to_owned(),
     })];
     step
 }

@@ -123,15 +123,14 @@ fn proven_failed(state: &mut State, proof: FailureProof) -> Step {
     } else {
         Code::PaymentFailed
     };
-    let message = format!("the payment failed: {}; nothing was paid", proof.reason);
+    let why = proof.words().to_owned();
+    let message = format!("the payment failed: {why}; nothing was paid");
     state.phase = Phase::Failed {
         code: code.as_str().to_owned(),
         message: message.clone(),
     };
     let mut step = Step::saved().then(Effect::Finish(Finish::Failed { code, message }));
-    step.entries = vec![Booking::Plain(Entry::Release {
-        proof: proof.reason,
-    })];
+    step.entries = vec![Booking::Plain(Entry::Release { proof: why })];
     step
 }
 

@@ -204,7 +204,8 @@ pub(super) fn no_whole_text(state: &mut State, now: Now) -> Step {
     if may_lack_pieces && state.phase.lock().is_some() {
         return Step::ignored();
     }
-    if !state.stream.is_complete() || !state.phase.takes_results() || state.answer.is_some() {
+    let has_result = state.answer.as_ref().is_some_and(Answer::is_result);
+    if !state.stream.is_complete() || !state.phase.takes_results() || has_result {
         return Step::ignored();
     }
     let text = state.stream.text().to_owned();
@@ -225,8 +226,11 @@ fn answered(state: &mut State, answer: Answer, now: Now) -> Step {
             escrow::answered(state, answer, now)
         }
         (Phase::Paying(_) | Phase::Unknown { .. }, answer) => {
-            // The provider's wallet was quicker than ours. First answer counts.
-            state.answer.get_or_insert(answer);
+            // The provider's wallet was quicker than ours. The first result counts, also after a failure.
+            let has_result = state.answer.as_ref().is_some_and(Answer::is_result);
+            if state.answer.is_none() || (!has_result && answer.is_result()) {
+                state.answer = Some(answer);
+            }
             Step::unsaved()
         }
         // That there is no result is known. A failure that is read once more must not hide the result

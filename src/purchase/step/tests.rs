@@ -350,6 +350,104 @@ fn not_found_proves_failure_only_where_it_can() {
 }
 
 #[test]
+fn a_request_that_no_relay_takes_ends_before_a_quote_and_not_after() {
+    let not_sent = || Happening::NotSent("no answer".to_owned());
+    let mut s = state(PayBy::Invoice(wallet()));
+    let mut quoted = s.clone();
+    assert_eq!(
+        failed_with(&step(&mut s, not_sent(), now())),
+        Some(Code::Network)
+    );
+    // Who quotes has read it, whatever the relays said.
+    let quote = says(AgentMessage::Invoice(invoice(&quoted)));
+    step(&mut quoted, quote, now());
+    let before = quoted.clone();
+    assert!(step(&mut quoted, not_sent(), now()).effects.is_empty());
+    assert_eq!(quoted, before);
+}
+
+#[test]
+fn a_complete_stream_does_not_end_a_purchase_whose_payment_is_undecided() {
+    let mut s = paying();
+    let whole = piece(&s, Some(0), "Paris", true);
+    step(&mut s, whole, now());
+    let ended = step(&mut s, Happening::Deadline, now());
+    assert_eq!(failed_with(&ended), Some(Code::PaymentUnknown));
+    assert_eq!(s.phase.label(), "payment_unknown");
+}
+
+#[test]
+fn a_sign_of_life_is_put_on_record_where_it_takes_back_what_is_there() {
+    let mut s = paying();
+    step(&mut s, doubt(), now());
+    let later = Now {
+        at: UnixSecs::new(NOW + 300 + 3600),
+        elapsed_ms: 0,
+    };
+    let look = |found| Happening::LookedUp {
+        found,
+        authoritative: false,
+    };
+    assert!(!step(&mut s, look(Outgoing::InFlight), later).save);
+    assert!(step(&mut s, look(Outgoing::NotFound), later).save);
+    assert!(step(&mut s, look(Outgoing::InFlight), later).save);
+    // It counts from the beginning again.
+    assert!(finish(&step(&mut s, look(Outgoing::NotFound), later)).is_none());
+}
+
+#[test]
+fn the_owners_word_decides_a_payment_in_doubt_and_is_noted() {
+    for (doubted, was_paid) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut s = paying();
+        if doubted {
+            step(&mut s, doubt(), now());
+        }
+        let word = step(&mut s, Happening::Resolved { paid: was_paid }, now());
+        let booked = match &word.entries[0] {
+            Booking::Plain(Entry::Settle { price, .. }) => *price == PRICE && was_paid,
+            Booking::Plain(Entry::Release { proof }) => proof.contains("owner") && !was_paid,
+            _ => false,
+        };
+        assert!(booked, "{:?}", word.entries);
+        assert!(matches!(
+            &word.entries[1..],
+            [Booking::Plain(Entry::Note(note))] if note.contains("by the owner")
+        ));
+        let label = if was_paid { "paid" } else { "failed" };
+        assert_eq!(s.phase.label(), label);
+        // There is nothing left to decide.
+        let again = step(&mut s, Happening::Resolved { paid: !was_paid }, now());
+        assert!(again.entries.is_empty() && !again.save);
+    }
+}
+
+#[test]
+fn a_failure_that_a_wallet_proves_without_words_frees_the_money_all_the_same() {
+    let escrow = PayBy::Escrow {
+        wallet: wallet(),
+        preimage: preimage(),
+    };
+    for pay_by in [PayBy::Invoice(wallet()), escrow] {
+        let mut s = state(pay_by);
+        let quote = says(AgentMessage::Invoice(invoice(&s)));
+        step(&mut s, quote, now());
+        let prepared = Happening::Prepared {
+            fee_cap: Msat::ZERO,
+            seen: None,
+        };
+        step(&mut s, prepared, now());
+        let silent = Happening::PayAnswered(PayOutcome::Failed(FailureProof::new(" ")));
+        let failed = step(&mut s, silent, now());
+        assert_eq!(failed_with(&failed), Some(Code::PaymentFailed));
+        // The ledger takes no release without words.
+        assert!(matches!(
+            &failed.entries[..],
+            [Booking::Plain(Entry::Release { proof })] if !proof.trim().is_empty()
+        ));
+    }
+}
+
+#[test]
 fn one_failed_look_up_is_not_proof_and_a_sign_of_life_starts_over() {
     let failed = || Happening::LookedUp {
         found: Outgoing::Failed(FailureProof::new("no route")),
@@ -383,6 +481,33 @@ fn a_result_that_outruns_the_wallet_is_kept() {
         both.entries[..],
         [Booking::Plain(Entry::Settle { .. })]
     ));
+}
+
+#[test]
+fn a_result_that_outruns_the_wallet_is_not_lost_to_a_failure_before_it() {
+    for by_pieces in [false, true] {
+        let mut s = paying();
+        step(&mut s, doubt(), now());
+        let failure = says(AgentMessage::JobError(JobError {
+            job_id: s.terms.job_id(),
+            code: "failed".into(),
+            message: "no".into(),
+        }));
+        step(&mut s, failure, now());
+        if by_pieces {
+            let all = piece(&s, Some(0), "Paris", true);
+            step(&mut s, all, now());
+            step(&mut s, Happening::NoWholeText, now());
+        } else {
+            let whole = result(&s, "Paris");
+            step(&mut s, whole, now());
+        }
+        let second = result(&s, "Paris, in France");
+        step(&mut s, second, now());
+        let settled = step(&mut s, paid_at_last(), now());
+        assert_eq!(finish(&settled), Some(&Finish::Delivered));
+        assert_eq!(s.receipt().unwrap().text, "Paris");
+    }
 }
 
 #[test]

@@ -116,6 +116,59 @@ fn an_amount_that_bolt11_cannot_express_is_not_signed() {
 }
 
 #[test]
+fn each_bound_is_the_last_value_that_may_be_paid() {
+    assert_eq!(MAX_LIFETIME_SECS, 2_592_000, "30 days");
+    let may_be_paid = |change: &dyn Fn(&mut Draft, &mut Terms)| {
+        let (mut draft, mut terms) = (draft(), terms());
+        change(&mut draft, &mut terms);
+        check(&sign(&draft, &node_key()).unwrap(), &terms).is_ok()
+    };
+    assert!(may_be_paid(&|draft, _| {
+        draft.created_at = NOW.plus(MAX_CLOCK_SKEW_SECS);
+    }));
+    assert!(may_be_paid(
+        &|draft, _| draft.expiry_secs = MAX_LIFETIME_SECS
+    ));
+    assert!(may_be_paid(&|draft, _| draft.created_at = NOW.minus(590)));
+    assert!(may_be_paid(&|draft, _| draft.min_final_cltv = 144));
+    assert!(may_be_paid(&|draft, terms| {
+        draft.created_at = NOW.minus(599);
+        terms.min_time_left_secs = 1;
+    }));
+}
+
+#[test]
+fn what_breaks_bolt11_behind_a_right_checksum_is_told_apart() {
+    use InvoiceProblem as P;
+    let amount = P::Malformed("unreadable amount");
+    let nothing = "q".repeat(111);
+    for (begins, checksum, problem) in [
+        ("lnxx", "mqwh29", P::UnknownNetwork),
+        ("lnbc1mm", "prmz8n", P::NotAnInvoice),
+        ("lnbc1x", "veajuv", amount.clone()),
+        ("lnbc99999999999999999999999m", "wgk5gw", amount.clone()),
+        ("lnbc18446744073709551615m", "x827tk", amount),
+    ] {
+        let text = format!("{begins}1{nothing}{checksum}");
+        assert_eq!(parse_unchecked(&text), Err(problem), "{begins}");
+    }
+    // A signature that no key can have made.
+    let text = format!("lnbc1{}l4qvdjk", "q".repeat(110));
+    assert_eq!(parse_unchecked(&text), Err(P::BadSignature));
+}
+
+#[test]
+fn a_text_is_looked_at_up_to_its_bound() {
+    let bolt11 = sign(&draft(), &node_key()).unwrap();
+    let padded = |bytes: usize| format!("{bolt11:<bytes$}");
+    assert!(check(&padded(MAX_BYTES), &terms()).is_ok());
+    assert_eq!(
+        check(&padded(MAX_BYTES + 1), &terms()),
+        Err(InvoiceProblem::TooLong(MAX_BYTES + 1))
+    );
+}
+
+#[test]
 fn an_invoice_is_paid_within_its_time_only() {
     use InvoiceProblem as P;
     let made_ahead = |secs| refusal(|draft, _| draft.created_at = NOW.plus(secs));

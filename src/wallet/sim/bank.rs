@@ -306,18 +306,21 @@ fn connect(path: &Path) -> Result<(Connection, String), Problem> {
 
 /// Whether the file is a bank of our version (`true`) or empty (`false`).
 pub(super) fn is_bank(connection: &Connection) -> Result<bool, Problem> {
-    let number = |pragma: &str| -> Result<i64, rusqlite::Error> {
-        connection.query_row(pragma, [], |row| row.get(0))
-    };
-    let application = number("PRAGMA application_id")?;
-    let version = number("PRAGMA user_version")?;
-    match (application, version) {
-        (APPLICATION_ID, SCHEMA_VERSION) => Ok(true),
-        (APPLICATION_ID, _) => Err(Problem::refused(format!(
+    // In one statement: between two of them another process may make it a bank.
+    let (application, version, tables): (i64, i64, i64) = connection.query_row(
+        "SELECT (SELECT application_id FROM pragma_application_id),
+                (SELECT user_version FROM pragma_user_version),
+                (SELECT count(*) FROM sqlite_master)",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )?;
+    match (application, version, tables) {
+        (APPLICATION_ID, SCHEMA_VERSION, _) => Ok(true),
+        (APPLICATION_ID, ..) => Err(Problem::refused(format!(
             "it has version {version}, this program knows version {SCHEMA_VERSION}: \
              use the program that wrote it, or another file"
         ))),
-        (0, 0) if number("SELECT count(*) FROM sqlite_master")? == 0 => Ok(false),
+        (0, 0, 0) => Ok(false),
         _ => Err(Problem::refused("it is another program's database")),
     }
 }
@@ -371,5 +374,31 @@ pub(super) fn explain(path: &Path, problem: Problem) -> WalletError {
             &format!("the disk is full: free some space ({error})"),
         ),
         _ => storage(path, &error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_bank_that_is_being_made_is_taken_for_nothing_else() {
+        for _ in 0..40 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("bank.sqlite");
+            create_file(&path).unwrap();
+            let look = Connection::open(&path).unwrap();
+            std::thread::scope(|threads| {
+                let making = threads.spawn(|| connect(&path).unwrap());
+                // Read by others at every moment of it.
+                while !making.is_finished() {
+                    if let Err(Problem::Refused(why)) = is_bank(&look) {
+                        panic!("{why}");
+                    }
+                }
+            });
+            assert!(is_bank(&look).unwrap());
+        }
     }
 }

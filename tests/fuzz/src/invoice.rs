@@ -44,7 +44,7 @@ pub fn invoice(data: &[u8]) {
     let mut tape = Tape::new(data);
     let how = tape.byte();
     let mut terms = terms(&mut tape);
-    if how % 8 == 0 {
+    if how.is_multiple_of(8) {
         let text = String::from_utf8_lossy(tape.rest());
         any_text(&text, &terms);
         return;

@@ -234,7 +234,7 @@ fn round_trip(tape: &mut Tape<'_>) {
         expires_at: tape.maybe(|tape| UnixSecs::new(tape.amount())),
     };
     let event = written(&meant)
-        .sign_with_keys(&keys(3))
+        .sign_with_keys(keys(3))
         .expect("tags of ours");
     let offer = from_listing(&event).expect("a listing of ours is read");
     bounded(&offer, &event);

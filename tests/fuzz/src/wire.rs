@@ -21,8 +21,16 @@ use nostr::{Event, EventId, Keys, Kind, PublicKey, SecretKey, Tag, Timestamp};
 
 use super::tape::Tape;
 
-pub(crate) fn keys(of: u8) -> Keys {
-    Keys::new(SecretKey::from_slice(&[of; 32]).unwrap())
+/// The peers of all targets, by the byte that their secret keys are made of. Making a key takes longer than most of
+/// what is done with it.
+static KEYS: LazyLock<Vec<Keys>> = LazyLock::new(|| {
+    let secret =
+        |of| SecretKey::from_slice(&[of; 32]).expect("a number below the order of the curve");
+    (1..16).map(|of| Keys::new(secret(of))).collect()
+});
+
+pub(crate) fn keys(of: u8) -> &'static Keys {
+    &KEYS[usize::from(of) - 1]
 }
 
 /// An event as it would come out of a relay: read, its signature another matter.
@@ -94,8 +102,10 @@ fn read_again(message: &AgentMessage, read: usize) {
     }
 }
 
-static BUYER: LazyLock<Sealer> = LazyLock::new(|| Sealer::new(Identity::from_keys(keys(5))));
-static SELLER: LazyLock<Sealer> = LazyLock::new(|| Sealer::new(Identity::from_keys(keys(3))));
+static BUYER: LazyLock<Sealer> =
+    LazyLock::new(|| Sealer::new(Identity::from_keys(keys(5).clone())));
+static SELLER: LazyLock<Sealer> =
+    LazyLock::new(|| Sealer::new(Identity::from_keys(keys(3).clone())));
 static BETWEEN: LazyLock<ConversationKey> =
     LazyLock::new(|| ConversationKey::derive(keys(5).secret_key(), &keys(3).public_key()).unwrap());
 
@@ -105,7 +115,7 @@ pub fn sealed(data: &[u8]) {
     let (how, at) = (tape.byte(), usize::from(tape.byte()));
     let buyer = keys(5).public_key();
     let inner = tape.rest();
-    if how % 2 == 0 {
+    if how.is_multiple_of(2) {
         let payload = String::from_utf8_lossy(inner).into_owned();
         if let Ok(message) = SELLER.open(&buyer, &Sealed { payload }) {
             assert!(!matches!(message, AgentMessage::Sealed(_)), "sealed twice");
@@ -193,7 +203,7 @@ pub fn channel(data: &[u8]) {
     };
     let relay = tags[0].get(2).cloned().unwrap_or_default();
     let reply = nip28::message(channel, &relay, "{}".to_owned(), Some(to));
-    let reply = reply.sign_with_keys(&keys(3)).expect("tags of ours");
+    let reply = reply.sign_with_keys(keys(3)).expect("tags of ours");
     assert_eq!(nip28::channel_of(&reply), Some(channel));
     assert_eq!(nip28::answered(&reply), Some(other));
 }

@@ -7,7 +7,7 @@ use agent_compute::protocol::channel::id_from_text;
 use agent_compute::provider::backend::openai::ServerAddress;
 use agent_compute::purchase::state::PayBy;
 use agent_compute::secret::SecretRef;
-use agent_compute::units::{Msat, Network};
+use agent_compute::units::Network;
 use nostr::nips::nip19::ToBech32 as _;
 use nostr::{EventId, PublicKey};
 
@@ -32,13 +32,20 @@ pub fn words(data: &[u8]) {
     }
     assert!(Feature::from_word(&text).is_none_or(|feature| feature.as_str() == text));
     assert!(WalletKind::from_word(&text).is_none_or(|kind| kind.as_str() == text));
-    match SecretRef::parse(&text) {
-        Ok(SecretRef::Env(name)) => assert_eq!(text.trim(), format!("env:{name}")),
-        Ok(SecretRef::File(path)) => assert!(!path.as_os_str().is_empty()),
-        Err(error) => repeats_nothing(&error.to_string(), &text),
-    }
-    let msat = Msat::new(text.len() as u64 * 1_234_567);
-    assert_eq!(msat.to_string().replace(['.', ' '], "").is_empty(), false);
+    reference(&text);
+}
+
+/// `env:` and a name, or `file:` and a path, and nothing else: a secret itself must not pass for one.
+fn reference(text: &str) {
+    let of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let expected = match (text.strip_prefix("env:"), text.strip_prefix("file:")) {
+        (Some(name), _) if !name.is_empty() && name.chars().all(of_name) => {
+            Some(SecretRef::Env(name.to_owned()))
+        }
+        (_, Some(path)) if !path.is_empty() => Some(SecretRef::File(path.into())),
+        _ => None,
+    };
+    assert_eq!(SecretRef::parse(text).ok(), expected);
 }
 
 fn altered(tape: &mut Tape<'_>) -> String {
@@ -60,13 +67,6 @@ fn altered(tape: &mut Tape<'_>) -> String {
     let to = text.floor_char_boundary(from + tape.below(4));
     text.replace_range(from..to, &tape.text());
     text
-}
-
-fn repeats_nothing(error: &str, text: &str) {
-    assert!(
-        text.len() < 24 || !error.contains(text),
-        "{error:?} repeats {text:?}"
-    );
 }
 
 fn select(text: &str) {
@@ -91,7 +91,6 @@ fn select(text: &str) {
             }
         }
         Err(error) => {
-            repeats_nothing(&error.to_string(), text);
             let lower = text.to_ascii_lowercase();
             let secret = lower.starts_with("nsec1") || lower.starts_with("ncryptsec1");
             assert!(!secret || error == NotASelection::SecretKey);
@@ -128,22 +127,20 @@ fn hex(text: &str) {
 }
 
 fn address(text: &str) {
-    match text.parse::<ServerAddress>() {
-        Ok(address) => {
-            let base = address.base();
-            assert!(base.starts_with("http://") || base.starts_with("https://"));
-            assert!(!base.ends_with('/') && !base.contains(['?', '#']), "{base}");
-            let server = base.split('/').nth(2).unwrap_or_default();
-            assert!(
-                !server.is_empty() && !server.contains('@'),
-                "{base} has a name or a password"
-            );
-            assert_eq!(
-                base.parse::<ServerAddress>().as_ref(),
-                Ok(&address),
-                "{text:?}"
-            );
-        }
-        Err(error) => repeats_nothing(&error.to_string(), text),
-    }
+    let Ok(address) = text.parse::<ServerAddress>() else {
+        return;
+    };
+    let base = address.base();
+    assert!(base.starts_with("http://") || base.starts_with("https://"));
+    assert!(!base.ends_with('/') && !base.contains(['?', '#']), "{base}");
+    let server = base.split('/').nth(2).unwrap_or_default();
+    assert!(
+        !server.is_empty() && !server.contains('@'),
+        "{base} has a name or a password"
+    );
+    assert_eq!(
+        base.parse::<ServerAddress>().as_ref(),
+        Ok(&address),
+        "{text:?}"
+    );
 }

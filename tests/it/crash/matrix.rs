@@ -7,8 +7,11 @@
 
 mod books;
 mod both;
+mod chains;
 mod customer;
+mod failover;
 mod market;
+mod newcomers;
 mod provider;
 mod recovery;
 mod tables;
@@ -124,7 +127,7 @@ fn until_dead<T>(what: &str, mut run: impl FnMut() -> Result<T, String>) -> T {
             Err(how) => last = how,
         }
     }
-    panic!("{what}: never came by its point, {last}");
+    panic!("{what}: never came by its point (was it built with the feature crash-points?), {last}");
 }
 
 /// Does all of `rows`, a few at a time. All of them are done, also after one has failed.
@@ -157,6 +160,11 @@ fn every_row() -> bool {
 
 /// The points that some row exercises.
 fn exercised() -> BTreeSet<&'static str> {
-    let rows = [customer::points(), recovery::points(), provider::points()];
+    let rows = [
+        vec![newcomers::POINT],
+        customer::points(),
+        recovery::points(),
+        provider::points(),
+    ];
     rows.into_iter().flatten().map(Point::as_str).collect()
 }

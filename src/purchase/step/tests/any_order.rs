@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::purchase::points;
 
 /// Anything that can happen, in any order.
 fn any_happening() -> impl Strategy<Value = u8> {
@@ -139,6 +140,13 @@ proptest! {
             prop_assert!(reserved <= 1 && pays <= 1);
             prop_assert!(settled + released <= reserved);
             prop_assert!(taken.save || taken.entries.is_empty());
+            // Whatever outlives the process has a name by which a test can end it there.
+            prop_assert!(!taken.save || !points::of_commit(&before, &s.phase).is_empty());
+            let unnamed = |effect: &Effect| match effect {
+                Effect::Say(message) => points::of_message(message).is_empty(),
+                _ => false,
+            };
+            prop_assert!(!taken.effects.iter().any(unnamed));
             if closed_before {
                 prop_assert_eq!(&before, &s.phase);
                 prop_assert!(taken.effects.is_empty());

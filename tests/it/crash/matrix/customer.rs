@@ -59,6 +59,10 @@ const ROWS: &[(Kind, &[(Point, u32)])] = &[
             (LedgerCreate, 1),
             (LedgerOwner, 1),
             (LedgerMigrate, 1),
+            (LedgerRoom, 1),
+            (LedgerMark, 1),
+            (LedgerMark, 3),
+            (LedgerMark, 4),
             // What the provider can open; the purchase; the reservation; the payment; the result.
             (LedgerCommit, 1),
             (LedgerCommit, 2),

@@ -86,7 +86,14 @@ impl Market {
         key: Option<&str>,
         kind: &[&str],
     ) -> Command {
-        let mut command = self.customer(buyer, &["--select", seller]);
+        let mut command = self.buy_anywhere(buyer, key, kind);
+        command.args(["--select", seller]);
+        command
+    }
+
+    /// A purchase of whoever is cheapest.
+    pub(super) fn buy_anywhere(&self, buyer: &Party, key: Option<&str>, kind: &[&str]) -> Command {
+        let mut command = self.customer(buyer, &[]);
         command.args(key.into_iter().flat_map(|key| ["--idempotency-key", key]));
         for default in [["--timeout", "50"], ["--prompt", TEXT]] {
             if !kind.contains(&default[0]) {

@@ -35,6 +35,7 @@ const ROWS: &[(Sale, &[(Point, u32)])] = &[
             (StoreCommit, 8),
             (StoreCommit, 9),
             (StoreCommit, 10),
+            (StoreRoom, 1),
             (ProviderInvoice, 1),
             (ProviderQuote, 1),
             (ProviderInvoiceSaid, 1),

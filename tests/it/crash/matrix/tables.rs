@@ -11,7 +11,7 @@ use super::exercised;
 const TABLES: [(&str, &[&str]); 2] = [
     (
         "src/purchase/mod.rs",
-        &["ledger.", "customer.", "recovery."],
+        &["identity.", "ledger.", "customer.", "recovery."],
     ),
     ("src/provider/job.rs", &["store.", "provider."]),
 ];
