@@ -403,9 +403,10 @@ impl Shop {
             let mut pause = STORE_RETRY_FIRST;
             loop {
                 match write().await {
-                    Err(error @ StoreError::Storage(_)) => {
+                    Err(error @ StoreError::Storage(_)) if pause == STORE_RETRY_FIRST => {
                         tracing::error!(%request, %error, "{what} is not on record yet");
                     }
+                    Err(StoreError::Storage(_)) => {}
                     done => return done,
                 }
                 tokio::time::sleep(pause).await;

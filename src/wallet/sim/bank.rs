@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+use tokio::sync::Semaphore;
 
 use super::books;
 use super::hints::Hints;
@@ -26,6 +27,9 @@ use crate::wallet::WalletError;
 /// How long to wait for another process to finish its transaction. Each takes milliseconds, so who
 /// waits longer waits for something that is stuck.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Calls that may block on the file at once. Slow payments are among them.
+const CALLERS: usize = 16;
 
 /// How often to try what SQLite gives up on at once (switching to the write-ahead log while another
 /// process does the same), within [`BUSY_TIMEOUT`].
@@ -67,6 +71,9 @@ pub(super) struct Bank {
     opened: SameFiles,
     /// Tells those who wait that something may have changed.
     pub(super) hints: Hints,
+    /// Whoever calls waits for one of these before it takes a thread to block on: the file is used by one at
+    /// a time, and a crowd must not become as many threads.
+    pub(super) callers: Semaphore,
     /// How many payments of this process are on their way to the file, by payer and hash.
     begun: Mutex<HashMap<(i64, PaymentHash), usize>>,
 }
@@ -96,6 +103,7 @@ impl Bank {
             connection: Mutex::new(connection),
             opened: SameFiles::of(path),
             hints: Hints::new(),
+            callers: Semaphore::new(CALLERS),
             begun: Mutex::default(),
         });
         open.push((key, Arc::downgrade(&bank)));

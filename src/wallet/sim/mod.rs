@@ -167,9 +167,11 @@ impl SimWallet {
         act: impl FnOnce(&Inner) -> Result<T, WalletError> + Send + 'static,
     ) -> Result<T, WalletError> {
         let wallet = Arc::clone(&self.0);
-        tokio::task::spawn_blocking(move || act(&wallet))
-            .await
-            .unwrap_or_else(|_| Err(WalletError::Unreachable("the call was cut off".to_owned())))
+        let cut_off = || WalletError::Unreachable("the call was cut off".to_owned());
+        let turn = self.0.bank.callers.acquire().await.map_err(|_| cut_off())?;
+        let acting = tokio::task::spawn_blocking(move || act(&wallet)).await;
+        drop(turn);
+        acting.unwrap_or_else(|_| Err(cut_off()))
     }
 }
 
