@@ -23,6 +23,7 @@ use rand::{Rng, SeedableRng};
 use rusqlite::Connection;
 use serde_json::Value;
 
+use crate::env::number;
 use crate::harness::{Ran, Running, World, assert_conserved, run};
 
 pub(crate) const PRICE: u64 = 10_000;
@@ -51,15 +52,6 @@ impl Moments {
     pub(crate) fn one_in(&mut self, n: u32) -> bool {
         self.0.random_ratio(1, n)
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "read by the tests alone")]
-fn text(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
-pub(crate) fn number(name: &str) -> Option<u64> {
-    text(name)?.parse().ok()
 }
 
 pub(crate) fn rounds(usually: u64) -> u64 {

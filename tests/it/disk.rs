@@ -14,7 +14,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::crash::number;
+use crate::env::number;
 
 /// What a page of such a file system takes. Less is not given out.
 const PAGE_KIB: u64 = 4;

@@ -15,6 +15,8 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
+use crate::env::number;
+
 use self::bodies::{TARGETS, Target};
 
 /// The longest changed input: what is longer takes long in a build for debugging.
@@ -22,12 +24,6 @@ const MOST_BYTES: usize = 4096;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz")
-}
-
-#[expect(clippy::disallowed_methods, reason = "no library code reads it")]
-fn from_environment(name: &str, default: u64) -> u64 {
-    let text = std::env::var(name).ok();
-    text.map_or(default, |text| text.parse().expect("a number"))
 }
 
 /// The files of the target's corpus, in the order of their names.
@@ -95,8 +91,8 @@ fn run(target: Target, bytes: &[u8], input: &str) -> Result<(), String> {
 fn try_out(name: &str) {
     let (_, target) = TARGETS.iter().find(|(target, _)| *target == name).unwrap();
     let corpus = corpus(name);
-    let seed = from_environment("FUZZ_SEED", 1);
-    let changes = from_environment("FUZZ_CHANGES", 300);
+    let seed = number("FUZZ_SEED").unwrap_or(1);
+    let changes = number("FUZZ_CHANGES").unwrap_or(300);
     let mut failures = Vec::new();
     for (file, bytes) in &corpus {
         failures.extend(run(*target, bytes, &format!("corpus/{name}/{file}")).err());

@@ -1,28 +1,20 @@
 //! The hostile market of `examples/market_sim`: some hundred seeds of it, and that it can find fault.
 //!
-//! `MARKET_SEEDS` says how many seeds, `MARKET_FROM` which is the first.
+//! `MARKET_SEEDS` says how many seeds (for each depth), `MARKET_FROM` which is the first.
+
+mod inner;
 
 use agent_compute::Code;
 use agent_compute::units::Msat;
 
 #[path = "../../examples/market_sim/main.rs"]
-#[allow(
-    clippy::duplicate_mod,
-    unused_imports,
-    reason = "the example is a program of its own, and its inner depth has tests of its own"
-)]
+#[allow(clippy::duplicate_mod, reason = "the example is a program of its own")]
 mod sim;
 
-use sim::Options;
-use sim::report::{Depth, Outcome, Report};
-use sim::stack::draw::Adversary;
-
-/// A number from the environment.
-fn number(name: &str) -> Option<u64> {
-    #[allow(clippy::disallowed_methods, reason = "how much to test is no setting")]
-    let value = std::env::var(name).ok()?;
-    Some(value.parse().expect("a number"))
-}
+use self::sim::Options;
+use self::sim::report::{Depth, Outcome, Report};
+use self::sim::stack::draw::Adversary;
+use crate::env::number;
 
 #[test]
 fn nothing_is_lost_over_the_real_stack_that_verification_or_escrow_can_save() {

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 
 use self::wire::Wire;
-use crate::crash::{Moments, identity, number, paid_at_bank, settle};
+use crate::crash::{Moments, identity, paid_at_bank, settle};
+use crate::env::number;
 use crate::harness::{Running, World, assert_conserved, eventually, run};
 
 /// How many jobs the suite has patience for.

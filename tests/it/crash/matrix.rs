@@ -155,7 +155,7 @@ fn in_lanes<T: Send>(rows: impl IntoIterator<Item = T>, act: impl Fn(T) + Sync) 
 
 /// Whether each row is to be run in each way, and not in one of them in turns.
 fn every_row() -> bool {
-    text("CRASH_MATRIX").as_deref() == Some("all")
+    crate::env::text("CRASH_MATRIX").as_deref() == Some("all")
 }
 
 /// The points that some row exercises.

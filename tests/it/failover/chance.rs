@@ -9,7 +9,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::*;
-use crate::crash::{number, rounds};
+use crate::crash::rounds;
+use crate::env::number;
 
 /// How long a customer may take to lock its money, before it counts as killed.
 const LOCKS_WITHIN: Duration = Duration::from_secs(1);

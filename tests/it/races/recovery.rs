@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::crash::{
-    Moments, OPENING_BALANCE, PRICE, assert_one_story, history, in_state, jobs, number, recover,
-    settle, usual_time,
+    Moments, OPENING_BALANCE, PRICE, assert_one_story, history, in_state, jobs, recover, settle,
+    usual_time,
 };
+use crate::env::number;
 use crate::harness::{Running, eventually};
 
 /// Recovers until told to stop, in this process or in one that is started each time. Nobody may say more

@@ -1,30 +1,16 @@
-//! The simulated market at its inner depth (`examples/market_sim/pure`): a few seeds of it at each run of
-//! the tests, as many as `MARKET_SIM_SEEDS` says otherwise, from `MARKET_SIM_FIRST` on.
-
-#[path = "../../examples/market_sim/pure/mod.rs"]
-#[allow(dead_code, reason = "not all of it is used here")]
-mod pure;
-#[path = "../../examples/market_sim/report.rs"]
-#[allow(dead_code, reason = "its tally is for the command line")]
-mod report;
+//! The inner depth, over the pure step functions: every adversary on every seed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use agent_compute::Code;
-use pure::case::{ADVERSARIES, Case, Setting, named};
-use report::Outcome;
+
+use super::sim::pure;
+use super::sim::pure::case::{ADVERSARIES, Case, Setting, named};
+use super::sim::report::Outcome;
+use crate::env::number;
 
 /// Seeds at each run: some two thousand attempts.
 const SEEDS: u64 = 12;
-
-#[allow(
-    clippy::disallowed_methods,
-    reason = "which seeds, for a longer run by hand"
-)]
-fn number(name: &str, default: u64) -> u64 {
-    let text = std::env::var(name).ok();
-    text.map_or(default, |text| text.parse().unwrap())
-}
 
 fn case(word: &str, setting: Setting, seed: u64) -> Case {
     Case {
@@ -53,8 +39,8 @@ fn play(case: Case) -> Vec<Outcome> {
 
 #[test]
 fn no_adversary_breaks_an_invariant_and_each_meets_the_end_it_deserves() {
-    let first = number("MARKET_SIM_FIRST", 0);
-    let seeds = first..first + number("MARKET_SIM_SEEDS", SEEDS);
+    let first = number("MARKET_FROM").unwrap_or(0);
+    let seeds = first..first + number("MARKET_SEEDS").unwrap_or(SEEDS);
     let mut ends: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     let (mut lost, mut attempts) = (BTreeSet::new(), 0);
     for case in cases(seeds) {
