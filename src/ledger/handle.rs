@@ -509,7 +509,8 @@ impl Paths {
         Fault::Unusable(format!(
             "it lacks what was last written to it: its -wal file was deleted after a crash, or an older \
              copy was put in its place. Put the newest back, with its -wal file; to go on with this one, \
-             which has forgotten what was spent since, delete the folder {}",
+             which has forgotten what was spent since, end whatever still buys from this home and delete the \
+             folder {}",
             self.owners.display()
         ))
     }

@@ -4,7 +4,6 @@
 //! its first purchase until it is dropped; the system lets go of it however the process ends. An owner
 //! whose file is gone, or whose lock is free, is dead, and stays so: ids are random and never used
 //! twice. That makes liveness a fact one may act on without a race.
-
 //!
 //! Its first bytes say up to where the ledger was written when the owner last wrote to it. Only who dies leaves
 //! that behind, and with it a ledger whose latest changes are in its log: should that be deleted, the ledger
