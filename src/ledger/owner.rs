@@ -73,12 +73,15 @@ impl OwnerLock {
     }
 
     /// Says that the ledger was written up to this line of its log. Best effort: without it a loss is not
-    /// noticed.
-    pub(super) fn mark(&self, line: u64) {
+    /// noticed. `false`: it could not be written.
+    pub(super) fn mark(&self, line: u64) -> bool {
+        crash::before(Point::LedgerMark);
         let mut file = &self.file;
-        let _ = file
+        let marked = file
             .seek(SeekFrom::Start(0))
             .and_then(|_| file.write_all(format!("{line:0MARK_BYTES$}").as_bytes()));
+        crash::after(Point::LedgerMark);
+        marked.is_ok()
     }
 }
 
