@@ -4,6 +4,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::failover::{self, Queue, Tried};
+use super::request::LONGEST;
 use super::survey::{Candidate, survey, survey_but};
 use super::{PurchaseEvent, PurchaseRequest, Ready, Receipt};
 use crate::config::{LEAST_TIME_FOR_ANOTHER, MAX_IDEMPOTENCY_KEY_BYTES, MAX_TICK_BYTES};
@@ -84,6 +85,9 @@ fn check(request: &PurchaseRequest) -> Result<()> {
     if request.max_tokens == 0 {
         return usage("max_tokens must be at least 1");
     }
+    if request.timeout > LONGEST {
+        return usage("a purchase may take a day at most: the timeout is longer");
+    }
     check_tick(request.tick.as_deref())?;
     if request
         .idempotency_key
@@ -116,9 +120,7 @@ impl Buyer<'_> {
 
     /// Finds the offers to take, the best first, within the limits and the buyer's wishes.
     async fn look_around(&self) -> Result<Vec<Candidate>> {
-        let ends = self
-            .deadline
-            .min(self.started + self.request.discovery_time);
+        let ends = self.deadline.min(self.request.looks_until(self.started));
         let survey = survey(self.ready, self.request, ends).await?;
         for seen in survey.seen {
             self.tell(PurchaseEvent::Provider(seen)).await;
@@ -206,6 +208,30 @@ impl Buyer<'_> {
                 next_provider: next.offer.provider.to_hex(),
             })
             .await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_purchase_may_take_a_day_and_no_time_is_too_long_to_be_told() {
+        let lasting = |timeout| PurchaseRequest {
+            timeout,
+            discovery_time: timeout,
+            ..PurchaseRequest::new("x")
+        };
+        assert!(check(&lasting(LONGEST)).is_ok());
+        for timeout in [LONGEST + Duration::from_nanos(1), Duration::MAX] {
+            let request = lasting(timeout);
+            let refused = check(&request).map_err(|error| error.code());
+            assert_eq!(refused, Err(Code::Usage));
+            let now = Instant::now();
+            assert_eq!(request.looks_until(now), now + LONGEST);
         }
     }
 }

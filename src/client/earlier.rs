@@ -118,6 +118,10 @@ fn unsettled(record: &PurchaseRecord, state: &State) -> Error {
             Code::Undelivered,
             "the purchase with this key has its money locked, nothing paid, and no result yet; run `agent-customer recover`",
         ),
+        Phase::Undelivered { spoiled: true, .. } => (
+            Code::Undelivered,
+            "the purchase with this key was paid, and its provider took back its own text: no other is taken",
+        ),
         Phase::Awaiting { .. } | Phase::Undelivered { .. } => (
             Code::Undelivered,
             "the purchase with this key was paid and has no result yet; run `agent-customer recover`",

@@ -224,7 +224,7 @@ impl ComputeClient {
     /// Finding nobody suitable is the error of [`Preview::selected`], beside the ones who were seen.
     pub async fn preview(&self, request: &PurchaseRequest) -> Result<Preview> {
         let ready = self.ready().await?;
-        let ends = tokio::time::Instant::now() + request.discovery_time;
+        let ends = request.looks_until(tokio::time::Instant::now());
         let request = self.in_tick(request.clone());
         let survey = survey::survey(ready, &request, ends).await?;
         Ok(Preview {

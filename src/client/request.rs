@@ -4,11 +4,16 @@ use std::time::Duration;
 
 use nostr::EventId;
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
+use crate::config::MAX_TIMEOUT_SECS;
 use crate::ledger::Scope;
 use crate::market::Select;
 use crate::protocol::{KIND_TEXT_GENERATION, Offer};
 use crate::units::Msat;
+
+/// The longest that anything about a request may take: any later moment may be none that a clock can tell.
+pub(super) const LONGEST: Duration = Duration::from_secs(MAX_TIMEOUT_SECS);
 
 /// One job to buy. [`PurchaseRequest::new`] fills in the defaults of the command line. Say what differs and
 /// leave the rest to it, so that a field that is added later changes nothing:
@@ -73,7 +78,8 @@ pub struct PurchaseRequest {
     pub retries: u32,
     /// An upper bound for discovery, which ends as soon as the answer can't improve. By default 3 s.
     pub discovery_time: Duration,
-    /// For the whole purchase, discovery and the provider's work included. By default 120 s.
+    /// For the whole purchase, discovery and the provider's work included. By default 120 s, at most
+    /// [`MAX_TIMEOUT_SECS`](crate::config::MAX_TIMEOUT_SECS): with more it is [`Code::Usage`](crate::Code::Usage).
     pub timeout: Duration,
 }
 
@@ -100,6 +106,11 @@ impl PurchaseRequest {
             discovery_time: crate::config::DEFAULT_DISCOVERY_TIME,
             timeout: crate::config::DEFAULT_TIMEOUT,
         }
+    }
+
+    /// When discovery that begins `now` is over.
+    pub(super) fn looks_until(&self, now: Instant) -> Instant {
+        now + self.discovery_time.min(LONGEST)
     }
 
     /// What makes two requests the same for an idempotency key: the job and the money it is paid in, not

@@ -20,7 +20,7 @@ use crate::units::Msat;
 /// Every offer that suits this client.
 pub(super) async fn offers(ready: &Ready, request: &PurchaseRequest) -> Result<Vec<Offer>> {
     let policy = policy(ready, request, None).await?;
-    let ends = Instant::now() + request.discovery_time;
+    let ends = request.looks_until(Instant::now());
     let found = look_around(ready, request, &policy, ends).await?;
     let history = records(ready, found.iter().map(|offer| offer.provider)).await?;
     let now = ready.engine.clock.now();

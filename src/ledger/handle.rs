@@ -91,7 +91,10 @@ impl Ledger {
             if written < others.mark() {
                 return Err(paths.went_back().of(&paths.file));
             }
-            others.clear();
+            // What the dead have seen must not be forgotten with them, should this process write nothing.
+            if written == 0 || owner.mark(written) {
+                others.clear();
+            }
             Ok(Self::assemble(paths, clock, db, Some(owner)))
         })
         .await
@@ -394,9 +397,7 @@ impl Ledger {
             if done.is_ok()
                 && let Ok(written) = store::written(db)
             {
-                crash::before(Point::LedgerMark);
                 owner.mark(written);
-                crash::after(Point::LedgerMark);
             }
             done
         })
@@ -509,7 +510,8 @@ impl Paths {
         Fault::Unusable(format!(
             "it lacks what was last written to it: its -wal file was deleted after a crash, or an older \
              copy was put in its place. Put the newest back, with its -wal file; to go on with this one, \
-             which has forgotten what was spent since, delete the folder {}",
+             which has forgotten what was spent since, end whatever still buys from this home and delete the \
+             folder {}",
             self.owners.display()
         ))
     }

@@ -4,7 +4,6 @@
 //! its first purchase until it is dropped; the system lets go of it however the process ends. An owner
 //! whose file is gone, or whose lock is free, is dead, and stays so: ids are random and never used
 //! twice. That makes liveness a fact one may act on without a race.
-
 //!
 //! Its first bytes say up to where the ledger was written when the owner last wrote to it. Only who dies leaves
 //! that behind, and with it a ledger whose latest changes are in its log: should that be deleted, the ledger
@@ -74,12 +73,15 @@ impl OwnerLock {
     }
 
     /// Says that the ledger was written up to this line of its log. Best effort: without it a loss is not
-    /// noticed.
-    pub(super) fn mark(&self, line: u64) {
+    /// noticed. `false`: it could not be written.
+    pub(super) fn mark(&self, line: u64) -> bool {
+        crash::before(Point::LedgerMark);
         let mut file = &self.file;
-        let _ = file
+        let marked = file
             .seek(SeekFrom::Start(0))
             .and_then(|_| file.write_all(format!("{line:0MARK_BYTES$}").as_bytes()));
+        crash::after(Point::LedgerMark);
+        marked.is_ok()
     }
 }
 

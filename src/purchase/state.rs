@@ -97,6 +97,12 @@ impl Answer {
     pub const fn is_result(&self) -> bool {
         matches!(self, Self::Text(text) if !text.is_empty())
     }
+
+    /// Whether it stands, whatever the provider says after it: a result does, and so does a word taken back.
+    #[must_use]
+    pub const fn is_last(&self) -> bool {
+        self.is_result() || matches!(self, Self::TakenBack(_))
+    }
 }
 
 /// Where a purchase stands. See the diagram in [`super`].

@@ -115,7 +115,7 @@ impl World {
     /// Asks the wallet until it decides, a few times. False: there is nothing to go on with.
     fn decide_payment(&mut self, b: usize, state: &mut State, version: &mut u64) -> bool {
         for _ in 0..4 {
-            let Some(found) = self.look_up_of(b, state) else {
+            let Some(found) = self.look_up_of(state) else {
                 break;
             };
             if !self.apply(b, state, version, &found) {
@@ -131,7 +131,7 @@ impl World {
 
     fn look_at_lock(&mut self, b: usize, state: &mut State, version: &mut u64) -> bool {
         for _ in 0..4 {
-            let Some(found) = self.look_up_of(b, state) else {
+            let Some(found) = self.look_up_of(state) else {
                 return true;
             };
             if !self.apply(b, state, version, &found) {

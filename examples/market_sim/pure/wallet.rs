@@ -161,11 +161,11 @@ impl World {
     /// A look-up, of what the run in memory pays.
     pub fn look_up(&mut self, b: usize) -> Option<Happening> {
         let state = self.buyers[b].run.as_ref()?.state.clone();
-        self.look_up_of(b, &state)
+        self.look_up_of(&state)
     }
 
     /// What the wallet says of a payment; `None`: nothing.
-    pub fn look_up_of(&mut self, b: usize, state: &State) -> Option<Happening> {
+    pub fn look_up_of(&mut self, state: &State) -> Option<Happening> {
         if self.hits(self.case.adversary.odds.mute_wallet) {
             return None;
         }
@@ -203,7 +203,6 @@ impl World {
                 }
             }
         };
-        let _ = b;
         Some(Happening::LookedUp {
             found,
             authoritative,

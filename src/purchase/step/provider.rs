@@ -218,8 +218,8 @@ pub(super) fn no_whole_text(state: &mut State, now: Now) -> Step {
     if may_lack_pieces && state.phase.lock().is_some() {
         return Step::ignored();
     }
-    let has_result = state.answer.as_ref().is_some_and(Answer::is_result);
-    if !state.stream.is_complete() || !state.phase.takes_results() || has_result {
+    let is_answered = state.answer.as_ref().is_some_and(Answer::is_last);
+    if !state.stream.is_complete() || !state.phase.takes_results() || is_answered {
         return Step::ignored();
     }
     let text = state.stream.text().to_owned();
@@ -240,9 +240,10 @@ fn answered(state: &mut State, answer: Answer, now: Now) -> Step {
             escrow::answered(state, answer, now)
         }
         (Phase::Paying(_) | Phase::Unknown { .. }, answer) => {
-            // The provider's wallet was quicker than ours. The first result counts, also after a failure.
-            let has_result = state.answer.as_ref().is_some_and(Answer::is_result);
-            if state.answer.is_none() || (!has_result && answer.is_result()) {
+            // The provider's wallet was quicker than ours. The first result counts, also after a failure, but
+            // none after a word taken back: as if the wallet had answered first.
+            let is_answered = state.answer.as_ref().is_some_and(Answer::is_last);
+            if state.answer.is_none() || (!is_answered && answer.is_last()) {
                 state.answer = Some(answer);
             }
             Step::unsaved()

@@ -692,6 +692,31 @@ fn a_text_that_was_taken_back_is_delivered_by_no_recovery() {
 }
 
 #[test]
+fn a_text_that_is_taken_back_while_the_payment_is_in_doubt_is_no_result_afterwards_either() {
+    for failed_before in [false, true] {
+        let mut s = paying();
+        step(&mut s, doubt(), now());
+        if failed_before {
+            let failure = says(AgentMessage::JobError(JobError {
+                job_id: s.terms.job_id(),
+                code: "failed".into(),
+                message: "no".into(),
+            }));
+            step(&mut s, failure, now());
+        }
+        let pieces = piece(&s, Some(0), "Paris", true);
+        step(&mut s, pieces, now());
+        for words in [result(&s, "London"), result(&s, "Paris")] {
+            step(&mut s, words, now());
+        }
+        step(&mut s, Happening::NoWholeText, now());
+        let settled = step(&mut s, paid_at_last(), now());
+        assert_eq!(failed_with(&settled), Some(Code::Undelivered));
+        assert!(matches!(s.phase, Phase::Undelivered { spoiled: true, .. }));
+    }
+}
+
+#[test]
 fn a_whole_text_that_contradicts_its_numbered_stream_is_no_result() {
     let mut s = paying();
     step(&mut s, paid(), now());

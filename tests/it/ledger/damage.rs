@@ -39,6 +39,26 @@ async fn what_is_no_ledger_is_refused_with_words_that_help() {
 }
 
 #[tokio::test]
+async fn an_older_ledger_is_refused_on_the_word_of_one_who_has_only_opened_the_newer() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::fixed(NOON);
+    drop(open(&dir, &clock).await);
+    let file = dir.path().join("ledger.sqlite");
+    let older = fs::read(&file).unwrap();
+    let newer = open(&dir, &clock).await;
+    paying(&newer, 1_000).await;
+    drop(newer);
+    let living = open(&dir, &clock).await;
+    for end in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(dir.path().join(format!("ledger.sqlite{end}")));
+    }
+    fs::write(&file, older).unwrap();
+    let problem = problem(dir.path()).await;
+    assert!(problem.contains("lacks what was last written"), "{problem}");
+    drop(living);
+}
+
+#[tokio::test]
 async fn a_newer_ledger_asks_for_a_newer_program() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(&dir, &Clock::fixed(NOON)).await);
