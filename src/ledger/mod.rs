@@ -45,7 +45,7 @@
 //!
 //! A ledger that is deleted or replaced while it is open is written no more: nothing that it granted would
 //! count for those who open the name anew. After a crash the latest changes are in the log beside the file
-//! (`-wal`). Each owner's lock file says how much was written when it last wrote, and stays if it dies; a ledger
+//! (`-wal`). Each owner's lock file says how much was written when it opened it or last wrote, and stays if it dies; a ledger
 //! that has less, because its log was deleted or an older copy was put in its place, is refused.
 
 pub mod budget;

@@ -5,7 +5,7 @@
 //! whose file is gone, or whose lock is free, is dead, and stays so: ids are random and never used
 //! twice. That makes liveness a fact one may act on without a race.
 //!
-//! Its first bytes say up to where the ledger was written when the owner last wrote to it. Only who dies leaves
+//! Its first bytes say up to where the ledger was written when the owner opened it or last wrote to it. Only who dies leaves
 //! that behind, and with it a ledger whose latest changes are in its log: should that be deleted, the ledger
 //! would look sound and have forgotten what was paid. The rest of the file is [`Room`] on the disk.
 
