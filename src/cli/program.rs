@@ -9,6 +9,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::output::Output;
+use super::signals;
 use super::text::clean;
 use crate::error::{Code, Error, Result};
 
@@ -38,7 +39,10 @@ where
     start_log();
     let result = catch_unwind(AssertUnwindSafe(|| {
         let runtime = runtime(threads)?;
-        let result = runtime.block_on(work());
+        let result = runtime.block_on(async {
+            signals::outlive_file_limits()?;
+            work().await
+        });
         runtime.shutdown_timeout(LAST_WORK);
         result
     }));

@@ -1,6 +1,27 @@
-//! Being asked to stop: Ctrl-C, and SIGTERM where there is such a thing.
+//! Being asked to stop: Ctrl-C, and SIGTERM where there is such a thing. And a signal that must not end us.
 
 use crate::error::{Code, Error, Result};
+
+/// SIGXFSZ, by the number that it has on all systems but MIPS.
+#[cfg(unix)]
+const FILE_TOO_LONG: i32 = 25;
+
+/// Makes a write beyond what the process may write to one file (`ulimit -f`) fail as on a full disk. By itself
+/// it ends the process, with money perhaps on its way and no last line. Call it on the runtime.
+///
+/// # Errors
+/// [`Code::Internal`] if the system refuses.
+pub(super) fn outlive_file_limits() -> Result<()> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+
+        // Nobody waits for it: that it is listened for is enough, and stays so.
+        let _listening = signal(SignalKind::from_raw(FILE_TOO_LONG))
+            .map_err(|problem| Error::new(Code::Internal, format!("no signals: {problem}")))?;
+    }
+    Ok(())
+}
 
 /// Listens for signals from the moment it is made, so that one that comes early is not lost.
 #[derive(Debug)]

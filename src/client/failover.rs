@@ -169,7 +169,7 @@ pub(super) fn sum_up(last: Error, before: &[Tried], suitable: usize) -> Error {
     let tried = before.len() + 1;
     let mut message = format!(
         "{}. {tried} of {suitable} providers that suit were tried; before this one:",
-        last.message()
+        last.message().trim_end_matches('.')
     );
     for (i, one) in before.iter().take(RETOLD).enumerate() {
         let key = one.provider.get(..16).unwrap_or_default();

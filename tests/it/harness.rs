@@ -352,3 +352,19 @@ pub fn assert_conserved(bank: &Path) {
     let audit = agent_compute::wallet::sim::audit(bank).unwrap();
     assert!(audit.is_balanced(), "{audit:?}");
 }
+
+/// The same program, not allowed to make any file larger than `kib`: as on a full disk, a write fails beyond
+/// that, unless the program lets the signal end it that comes with it.
+pub fn with_file_limit(command: &Command, kib: u64) -> Command {
+    let mut shell = Command::new("bash");
+    let script = format!("ulimit -f {kib}; exec \"$@\"");
+    shell
+        .args(["-c", &script, "bash"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env_clear();
+    for (name, value) in command.get_envs() {
+        shell.env(name, value.unwrap());
+    }
+    shell
+}

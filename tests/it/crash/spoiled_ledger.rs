@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::*;
-use crate::harness::{Provider, Running};
+use crate::harness::{Provider, Running, with_file_limit};
 
 /// A purchase is refused with exit 13, and no money moves.
 fn refused(world: &World, home: &str, why: &str) {
@@ -135,22 +135,6 @@ fn a_ledger_that_is_locked_while_the_wallet_pays_leaves_a_payment_for_recover() 
     drop(lock);
     settle(&world, "buyer");
     assert_eq!(assert_one_story(&world, "buyer"), PRICE);
-}
-
-/// The same program, not allowed to make any file larger than `kib`.
-fn with_file_limit(command: &Command, kib: u64) -> Command {
-    let mut shell = Command::new("bash");
-    // Ignored, the signal becomes an error of write(2), as of a full disk.
-    let script = format!("trap '' XFSZ; ulimit -f {kib}; exec \"$@\"");
-    shell
-        .args(["-c", &script, "bash"])
-        .arg(command.get_program())
-        .args(command.get_args())
-        .env_clear();
-    for (name, value) in command.get_envs() {
-        shell.env(name, value.unwrap());
-    }
-    shell
 }
 
 /// So that the bank's log does not grow out of the limit by itself.

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::Disk;
 use crate::crash::{OPENING_BALANCE, PRICE, assert_one_story, last_line, recover, settle};
-use crate::harness::{Ran, Running, World, eventually, run};
+use crate::harness::{Ran, Running, World, eventually, run, with_file_limit};
 
 /// Exit 13, a clear error, and nothing spent.
 fn assert_refused(home: &str, ran: &Ran, words: &str) {
@@ -156,22 +156,6 @@ fn rights_that_vanish_at_any_moment_lose_no_money() {
     assert_one_story(&world, home);
 }
 
-/// The same program, not allowed to make any file larger than `kib`.
-fn with_quota(command: &Command, kib: u64) -> Command {
-    let mut shell = Command::new("bash");
-    // Ignored, the signal becomes an error of write(2), as of a used-up quota.
-    let script = format!("trap '' XFSZ; ulimit -f {kib}; exec \"$@\"");
-    shell
-        .args(["-c", &script, "bash"])
-        .arg(command.get_program())
-        .args(command.get_args())
-        .env_clear();
-    for (name, value) in command.get_envs() {
-        shell.env(name, value.unwrap());
-    }
-    shell
-}
-
 #[test]
 fn a_quota_that_stops_one_process_stops_no_other_one_of_the_same_home() {
     let world = World::new();
@@ -186,7 +170,7 @@ fn a_quota_that_stops_one_process_stops_no_other_one_of_the_same_home() {
             let buy = world.customer(home, &["--json", "--prompt", "x"]);
             // Some find no room to begin with, some run into it later.
             let kib = if n == 0 { 0 } else { 515 + 8 * round };
-            bound.push(Running::start(&mut with_quota(&buy, kib)));
+            bound.push(Running::start(&mut with_file_limit(&buy, kib)));
             let mut buy = buy;
             free.push(Running::start(&mut buy));
         }
