@@ -275,7 +275,10 @@ impl Scenario {
                 // Others may pay for what the buyer is about to pay for, or take its hash.
                 let griefed = match self.rogue {
                     Some(Rogue::PaysForOthers) => end == Err(Code::PaymentFailed),
-                    Some(Rogue::OthersHash) => end == Err(Code::ProviderRefused),
+                    // What is said in the open, hash included, can be asked for under another key.
+                    Some(Rogue::OthersHash | Rogue::Replays) => {
+                        self.escrow && end == Err(Code::ProviderRefused)
+                    }
                     _ => false,
                 };
                 of_seller || griefed
