@@ -118,7 +118,7 @@ pub fn keystore(data: &[u8]) {
             assert!(!said.contains(secret), "{said:?} repeats {secret:?}");
         }
     };
-    let stored = match file::read(Path::new("/home/identity.enc"), data) {
+    let stored = match file::read(Path::new("identity.enc"), data) {
         Ok(stored) => stored,
         Err(error) => return keeps_silent(&error.to_string()),
     };
