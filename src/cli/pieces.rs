@@ -6,6 +6,7 @@
 
 use super::output::Output;
 use crate::client::{PurchaseEvent, Receipt};
+use crate::error::{Code, Error, Result};
 
 /// What has come of a result so far.
 #[derive(Debug, Default)]
@@ -60,23 +61,29 @@ impl Pieces {
 
     /// Prints what the pieces left of the result, so that every part of it is printed once; or, where there is
     /// none, what came of it.
-    pub(super) fn end(&self, receipt: Option<&Receipt>, out: &Output) {
+    ///
+    /// # Errors
+    /// [`Code::Undelivered`] where another text than the result is in a pipe already.
+    pub(super) fn end(&self, receipt: Option<&Receipt>, out: &Output) -> Result<()> {
         let Some(receipt) = receipt else {
             // There is no better text to come in this process.
             out.text(&self.held);
-            return;
+            return Ok(());
         };
         match receipt.text.strip_prefix(&self.shown) {
             Some(rest) => out.text(rest),
-            // Pieces without numbers came in another order than they were sent.
-            None => {
+            // Pieces without numbers came in another order than they were sent, or two things were said of one
+            // that has a number.
+            None if out.is_watched() || out.is_json() => {
                 out.end_text();
-                out.note("the pieces came out of order; this is the whole text:");
+                out.note("the pieces were not the result; this is the whole text:");
                 out.text(&receipt.text);
             }
+            None => return Err(another_text(receipt)),
         }
         out.end_text();
         out.object(&PurchaseEvent::Result(receipt.clone()));
+        Ok(())
     }
 
     fn show(&mut self, text: &str, out: &Output) {
@@ -88,6 +95,18 @@ impl Pieces {
     }
 }
 
+/// Whoever reads the pipe must not take what is in it for the result.
+fn another_text(receipt: &Receipt) -> Error {
+    let id = receipt.purchase_id;
+    let message = format!(
+        "what was printed is not the result: the provider streamed one text and delivered another; {} were paid. `agent-customer show {id}` prints the result",
+        receipt.paid_msat
+    );
+    Error::new(Code::Undelivered, message)
+        .of(id)
+        .with_money(receipt.paid_msat, receipt.reserved_msat)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -96,7 +115,6 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::error::Code;
     use crate::ids::PurchaseId;
     use crate::units::Msat;
 
@@ -190,7 +208,8 @@ mod tests {
             pieces.see(event, &out);
         }
         let before = data.read();
-        pieces.end(text.map(receipt).as_ref(), &out);
+        let ended = pieces.end(text.map(receipt).as_ref(), &out);
+        assert!(ended.is_ok(), "{ended:?}");
         [before, data.read(), notes.read()]
     }
 
@@ -240,5 +259,27 @@ mod tests {
             "risPa",
             "nothing better comes"
         );
+    }
+
+    #[test]
+    fn another_text_than_the_result_in_a_pipe_is_an_error_and_a_person_sees_both() {
+        let events = [selected(0), paid(), chunk("Lon", true)];
+        let (data, notes) = (Page::default(), Page::default());
+        let out = Output::to(false, false, Box::new(data), Box::new(notes)).with_reader(false);
+        let mut pieces = Pieces::default();
+        for event in &events {
+            pieces.see(event, &out);
+        }
+        let error = pieces.end(Some(&receipt("Paris")), &out).unwrap_err();
+        assert_eq!(error.code(), Code::Undelivered);
+        assert_eq!(error.paid_msat(), Msat::new(1));
+        assert!(
+            error.message().contains(&format!("show {}", id())),
+            "{error}"
+        );
+
+        let [_, text, notes] = printed(true, &events, Some("Paris"));
+        assert_eq!(text, "Lon\nParis\n");
+        assert!(notes.contains("not the result"), "{notes}");
     }
 }

@@ -119,7 +119,7 @@ pub async fn watch(
     }
     let receipt = purchase.receipt().await;
     out.clear_status();
-    pieces.end(receipt.as_ref().ok(), out);
+    pieces.end(receipt.as_ref().ok(), out)?;
     receipt
 }
 

@@ -6,6 +6,9 @@ use std::time::Duration;
 /// would hurt.
 pub const MAX_RESULT_BYTES: usize = 4 * 1024 * 1024;
 
+/// The most numbered pieces a result may come in. A token a piece, and each of a few bytes, it is full before.
+pub const MAX_PIECES: usize = 1024 * 1024;
+
 /// An invoice must be payable for at least this long: a payment that arrives late is a payment in doubt.
 pub const MIN_INVOICE_LIFE_SECS: u64 = 10;
 

@@ -6,6 +6,7 @@ use agent_compute::Code;
 use agent_compute::cli::text::Cleaner;
 use agent_compute::ledger::{PurchaseRecord, ReservationStatus, Status};
 use agent_compute::purchase::recover::Recovered;
+use agent_compute::purchase::state::State;
 use agent_compute::units::Msat;
 use agent_compute::wallet::sim::audit;
 use agent_compute::wallet::{Incoming, Outgoing, Wallet};
@@ -229,6 +230,21 @@ impl Judge<'_> {
             .iter()
             .map(|attempt| records_of(&books, attempt).map(lost_on).sum())
             .collect()
+    }
+
+    /// What is lost, and why on record, where nothing puts so much at risk.
+    pub async fn losses(&mut self, attempts: &[Attempt]) {
+        let Some(books) = self.books("in the end").await else {
+            return;
+        };
+        for (nth, attempt) in (0..).zip(attempts) {
+            let at_risk = self.scenario.at_risk(nth);
+            for record in records_of(&books, attempt).filter(|one| lost_on(one) > at_risk) {
+                let state = State::from_row(&record.state).map(|state| state.phase);
+                self.broken
+                    .push(format!("in the end: attempt {nth} is {state:?}"));
+            }
+        }
     }
 
     async fn payments(&mut self, books: &Books) {

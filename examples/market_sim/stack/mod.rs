@@ -160,6 +160,7 @@ async fn hold(mut scenario: Scenario) -> Vec<Outcome> {
     world.let_time_pass();
     recover(&mut judge, &attempts, "after the holds have ended").await;
     let lost = judge.settled(&attempts).await;
+    judge.losses(&attempts).await;
     // Once more changes nothing.
     recover(&mut judge, &attempts, "after one more recovery").await;
     let again = judge.settled(&attempts).await;

@@ -205,8 +205,8 @@ fn failure<'a>(state: &State, text: &'a str) -> Option<&'a str> {
 }
 
 /// Numbered pieces are the provider's signed word on the order of the text; a whole that is not their
-/// continuation takes that word back. Pieces without numbers may have been reordered by a relay, so there
-/// the whole text is right.
+/// continuation takes that word back. Pieces without numbers may have been reordered by a relay, and of those
+/// that say two things it is up to the relays which comes first, so there the whole text is right.
 fn contradicts(state: &State, whole: &str) -> bool {
     state.stream.is_numbered() && state.stream.compare(whole) == Whole::Contradicts
 }
@@ -327,7 +327,8 @@ pub(super) fn conclude(
 pub(super) fn rest_of_stream(state: &mut State, whole: &str) -> Option<PurchaseEvent> {
     let rest = match state.stream.compare(whole) {
         Whole::Continues(rest) => rest,
-        Whole::Contradicts => String::new(),
+        // It is not what was shown; it is in the receipt.
+        Whole::Replaces | Whole::Contradicts => String::new(),
     };
     let streamed = state.shown > 0 && !rest.is_empty();
     streamed.then(|| show(state, rest))

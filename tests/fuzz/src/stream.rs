@@ -1,8 +1,8 @@
 //! A result in pieces: in any order, twice, or never.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use agent_compute::config::MAX_RESULT_BYTES;
+use agent_compute::config::{MAX_PIECES, MAX_RESULT_BYTES};
 use agent_compute::purchase::assembly::{Added, Assembly, Whole};
 
 use super::tape::Tape;
@@ -57,12 +57,14 @@ fn honest(tape: &mut Tape<'_>) {
     assert_eq!(assembly.compare(&whole[1..]), Whole::Contradicts);
 }
 
-/// Against a plain account of what came: the first piece of each number counts, and nothing after the end.
+/// Against a plain account of what came: of a number with two texts neither counts, nor what comes after it or
+/// after the end.
 fn any(tape: &mut Tape<'_>) {
     let mut assembly = Assembly::default();
     let mut shown = String::new();
-    let mut first: BTreeMap<u32, String> = BTreeMap::new();
-    let (mut last, mut unnumbered) = (None, false);
+    let mut texts: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
+    let (mut ends, mut others) = (BTreeSet::new(), BTreeSet::new());
+    let (mut numbered, mut unnumbered) = (false, false);
     while !tape.is_over() {
         let (text, is_final) = (short(tape), tape.byte() > 200);
         let seq = match tape.byte() {
@@ -70,24 +72,28 @@ fn any(tape: &mut Tape<'_>) {
             16..=23 => Some(u32::MAX - u32::from(tape.byte())),
             seq => Some(u32::from(seq - 24) / 16),
         };
-        unnumbered |= seq.is_none();
-        if let Some(seq) = seq
-            && !first.contains_key(&seq)
-            && last.is_none_or(|last| seq <= last)
-        {
-            first.insert(seq, text.clone());
-            if is_final && last.is_none() {
-                last = Some(seq);
-                first.retain(|other, _| *other <= seq);
-            }
-        }
+        // Beyond what any result may have, unless the end is known to be before it.
+        let far = seq.is_some_and(|seq| seq as usize >= MAX_PIECES);
         match assembly.add(seq, &text, is_final) {
             Added::Text(more) => {
                 assert!(!more.is_empty());
                 shown.push_str(&more);
             }
             Added::Nothing => {}
+            Added::TooMuch if far => return,
             Added::TooMuch => panic!("{} bytes are too much", shown.len()),
+        }
+        match seq {
+            None => unnumbered = true,
+            Some(seq) => {
+                numbered = true;
+                texts.entry(seq).or_default().insert(text);
+                if is_final {
+                    ends.insert(seq);
+                } else {
+                    others.insert(seq);
+                }
+            }
         }
         assert!(assembly.text().len() <= MAX_RESULT_BYTES);
         assert_eq!(assembly.text(), shown, "what is shown is the text");
@@ -99,16 +105,24 @@ fn any(tape: &mut Tape<'_>) {
                     "more than all of it"
                 );
             }
+            Whole::Replaces => panic!("it continues what was shown"),
             // Or pieces that wait are not in it.
             Whole::Contradicts => assert!(assembly.is_numbered()),
         }
     }
-    if !unnumbered {
-        let in_turn: Vec<&str> = (0..)
-            .map_while(|at| first.get(&at).map(String::as_str))
-            .collect();
-        let complete = last.is_some_and(|last| in_turn.len() as u64 > u64::from(last));
-        assert_eq!(assembly.text(), in_turn.concat());
-        assert_eq!(assembly.is_complete(), complete);
+    if !numbered {
+        return;
+    }
+    assert!(assembly.is_numbered());
+    let end = ends.first().copied();
+    let one_end = ends.len() == 1 && others.intersection(&ends).next().is_none();
+    let has_all =
+        |last: u32| (0..=last).all(|seq| texts.get(&seq).is_some_and(|texts| texts.len() == 1));
+    let complete = !unnumbered && one_end && end.is_some_and(has_all);
+    assert_eq!(assembly.is_complete(), complete);
+    if complete {
+        let upto = texts.range(..=end.unwrap());
+        let whole: String = upto.flat_map(|(_, texts)| texts).cloned().collect();
+        assert_eq!(assembly.text(), whole);
     }
 }

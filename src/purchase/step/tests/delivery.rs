@@ -227,6 +227,32 @@ fn a_whole_text_that_contradicts_its_numbered_stream_is_no_result() {
     );
 }
 
+/// A provider that died in mid-stream begins anew, and no two texts of a model are alike. Which of the two a buyer
+/// hears first is up to the relays.
+#[test]
+fn of_a_stream_that_says_two_things_the_whole_text_is_right_whatever_came_first() {
+    for other_first in [false, true] {
+        let mut s = paying();
+        step(&mut s, paid(), now());
+        let mut texts = ["Lon", "Par"];
+        if other_first {
+            texts.reverse();
+        }
+        for text in texts {
+            let chunk = piece(&s, Some(0), text, false);
+            step(&mut s, chunk, now());
+        }
+        let end = piece(&s, Some(1), "is", true);
+        assert_eq!(step(&mut s, end, now()).effects, [], "no result by itself");
+        let ended = step(&mut s, Happening::NoWholeText, now());
+        assert_eq!(finish(&ended), None);
+        let whole = result(&s, "Paris");
+        let ended = step(&mut s, whole, now());
+        assert_eq!(finish(&ended), Some(&Finish::Delivered));
+        assert_eq!(s.receipt().unwrap().text, "Paris");
+    }
+}
+
 #[test]
 fn a_whole_text_that_later_pieces_contradict_is_no_result_either() {
     let mut s = paying();

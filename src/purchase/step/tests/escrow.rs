@@ -310,6 +310,20 @@ fn a_provider_that_contradicts_itself_is_never_paid() {
 }
 
 #[test]
+fn pieces_that_say_two_things_let_nothing_go_and_the_whole_text_does() {
+    let mut s = locked();
+    for said in [
+        piece(&s, Some(0), "London", true),
+        piece(&s, Some(0), "Paris", true),
+        Happening::NoWholeText,
+    ] {
+        assert!(!lets_go(&step(&mut s, said, now())));
+    }
+    let whole = result(&s, "Paris");
+    assert!(lets_go(&step(&mut s, whole, now())));
+}
+
+#[test]
 fn a_text_that_begins_like_an_error_and_was_streamed_whole_is_a_result() {
     let log = "Error: what this line of the log means";
     for whole_first in [false, true] {
