@@ -29,7 +29,7 @@ use super::queue::Queue;
 use super::shop::{Outcome, Shop};
 use super::store::{LateQuote, Unsent};
 use crate::error::{Code, Error};
-use crate::ids::JobId;
+use crate::ids::{JobId, PaymentHash};
 use crate::relay::{Incoming as FromRelay, RelayError, Subscription};
 use crate::units::UnixSecs;
 
@@ -56,8 +56,8 @@ struct Live {
 /// What a job in memory is waiting for.
 #[derive(Debug)]
 enum Phase {
-    /// Its invoice.
-    Quoting,
+    /// Its invoice; in escrow, on this hash.
+    Quoting { hold: Option<PaymentHash> },
     /// Its payment.
     Quoted { job: Box<Job>, cancelling: bool },
     /// A slot.

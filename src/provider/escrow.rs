@@ -91,6 +91,12 @@ impl NoHold {
     }
 }
 
+/// The refusal of a hash that another request has come with.
+pub(super) fn hash_used() -> Refusal {
+    let why = "this payment_hash was used before: every job needs a new one";
+    Refusal::new("escrow", why)
+}
+
 /// Whether money that is held until `held_until` is held long enough to work for it.
 pub(super) fn lasts(held_until: UnixSecs, now: UnixSecs) -> Result<(), NoHold> {
     let left = held_until.get().saturating_sub(now.get());
@@ -107,13 +113,12 @@ impl Shop {
         address: Address,
         hash: PaymentHash,
     ) -> Result<(), Refusal> {
-        let used = "this payment_hash was used before: every job needs a new one";
         let no_records = |error: StoreError| {
             tracing::error!(job_id = %address.job_id(), %error, "no quote");
             Refusal::new("failed", "the provider can't read its records now")
         };
         if self.store.knows_hash(hash).await.map_err(no_records)? {
-            return Err(Refusal::new("escrow", used));
+            return Err(hash_used());
         }
         let now = self.now();
         let (since, overdue) = (now.minus(MEMORY_SECS), now.minus(RELEASE_GRACE_SECS));

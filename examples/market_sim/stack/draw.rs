@@ -272,15 +272,9 @@ impl Scenario {
         }
         match self.fault {
             None | Some(Fault::NoPreimage | Fault::Slow) => {
-                // Others may pay for what the buyer is about to pay for, or take its hash.
-                let griefed = match self.rogue {
-                    Some(Rogue::PaysForOthers) => end == Err(Code::PaymentFailed),
-                    // What is said in the open, hash included, can be asked for under another key.
-                    Some(Rogue::OthersHash | Rogue::Replays) => {
-                        self.escrow && end == Err(Code::ProviderRefused)
-                    }
-                    _ => false,
-                };
+                // Others may pay for what the buyer is about to pay for.
+                let griefed =
+                    self.rogue == Some(Rogue::PaysForOthers) && end == Err(Code::PaymentFailed);
                 of_seller || griefed
             }
             Some(Fault::Refuse) => end == Err(Code::PaymentFailed) || in_time,

@@ -7,10 +7,10 @@ use std::time::Instant;
 use nostr::{Event, PublicKey};
 
 use super::{Engine, Live, Phase};
-use crate::ids::JobId;
+use crate::ids::{JobId, PaymentHash};
 use crate::protocol::message::{AgentMessage, HtlcLocked, JobRequest, Sealed};
 use crate::protocol::{KIND_TEXT_GENERATION, channel, codec};
-use crate::provider::escrow::NoHold;
+use crate::provider::escrow::{NoHold, hash_used};
 use crate::provider::event::ProviderEvent;
 use crate::provider::job::Address;
 use crate::provider::pricing::{self, Refusal};
@@ -120,10 +120,9 @@ impl Engine {
             return;
         }
         // Priced first: what we would not take anyway takes nobody's place.
-        let quote = match pricing::quote(&request, &self.terms).and_then(|quote| {
-            self.admit(address, quote.escrow.is_some(), now)
-                .map(|()| quote)
-        }) {
+        let quote = match pricing::quote(&request, &self.terms)
+            .and_then(|quote| self.admit(address, quote.escrow, now).map(|()| quote))
+        {
             Ok(quote) => quote,
             Err(refusal) => return self.refuse(address, refusal, now),
         };
@@ -132,7 +131,7 @@ impl Engine {
             address.request,
             Live {
                 address,
-                phase: Phase::Quoting,
+                phase: Phase::Quoting { hold: quote.escrow },
             },
         );
         let JobRequest {
@@ -151,14 +150,19 @@ impl Engine {
     }
 
     /// Finds a place for one more quote.
-    fn admit(&mut self, address: Address, escrow: bool, now: Instant) -> Result<(), Refusal> {
+    fn admit(
+        &mut self,
+        address: Address,
+        hold: Option<PaymentHash>,
+        now: Instant,
+    ) -> Result<(), Refusal> {
         let busy = |why: &str| Err(Refusal::new("busy", why));
         if self.leaving {
             return busy("this provider is about to stop");
         }
         let unpaid_of_this_customer = self.live.values().filter(|live| {
             live.address.customer == address.customer
-                && matches!(live.phase, Phase::Quoting | Phase::Quoted { .. })
+                && matches!(live.phase, Phase::Quoting { .. } | Phase::Quoted { .. })
         });
         let unpaid = unpaid_of_this_customer.count();
         if unpaid >= self.max_quotes_per_customer {
@@ -170,12 +174,24 @@ impl Engine {
         if of_this_customer.count() >= self.max_live.div_ceil(2) {
             return busy("too many of your jobs are under way");
         }
-        if escrow {
+        if let Some(hash) = hold {
             self.may_hold(address.customer, unpaid)?;
+            self.is_first(hash)?;
         }
         let is_full = self.live.len() >= self.max_live;
         if is_full && (unpaid > 0 || !self.make_room(now)) {
             return busy("the queue is full");
+        }
+        Ok(())
+    }
+
+    /// A request that is not sealed shows its hash to all, and whoever copies it under another key must not
+    /// be quoted in its stead: of those that are in the making the first that came has it. What has been
+    /// quoted is on record, and found there.
+    fn is_first(&self, hash: PaymentHash) -> Result<(), Refusal> {
+        let ours = |live: &Live| matches!(live.phase, Phase::Quoting { hold: Some(theirs) } if theirs == hash);
+        if self.live.values().any(ours) {
+            return Err(hash_used());
         }
         Ok(())
     }

@@ -229,6 +229,26 @@ async fn a_hash_that_is_malformed_or_used_is_refused() {
 }
 
 #[tokio::test]
+async fn of_two_that_ask_with_one_hash_the_first_that_came_is_quoted() {
+    let (world, keys) = (World::new().await, Keys::generate());
+    let us = keys.public_key();
+    let seller = world.sell(&keys).await;
+    let mut peer = Peer::join(&world, us, seller.channel).await;
+    let mut copier = Peer::join(&world, us, seller.channel).await;
+    // The copy is on its way while the first is being quoted.
+    for round in 0..20 {
+        let preimage = Preimage::from_bytes(rand::random());
+        let wanted = in_escrow(us, &format!("round {round}"), preimage.payment_hash());
+        let job = peer.ask(wanted.clone()).await;
+        let copy = copier.ask(wanted).await;
+        assert_eq!(copier.refusal(&copy).await, "escrow");
+        let invoice = peer.invoice(&job).await;
+        let parsed = parse_unchecked(&invoice.bolt11).unwrap();
+        assert_eq!(parsed.payment_hash, preimage.payment_hash());
+    }
+}
+
+#[tokio::test]
 async fn without_a_result_the_money_goes_back_at_once() {
     let (world, keys) = (World::new().await, Keys::generate());
     let us = keys.public_key();
