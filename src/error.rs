@@ -38,13 +38,15 @@ pub enum Code {
     Wallet,
     /// The ledger can't be opened, read or written; nothing was paid.
     Ledger,
+    /// A receipt does not hold.
+    BadReceipt,
     /// The owner stopped it; the ledger is left recoverable.
     Interrupted,
 }
 
 impl Code {
     /// Every code, in the order of their exit codes.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Internal,
         Self::Usage,
         Self::NoProvider,
@@ -58,6 +60,7 @@ impl Code {
         Self::BadInvoice,
         Self::Wallet,
         Self::Ledger,
+        Self::BadReceipt,
         Self::Interrupted,
     ];
 
@@ -78,6 +81,7 @@ impl Code {
             Self::BadInvoice => "bad_invoice",
             Self::Wallet => "wallet",
             Self::Ledger => "ledger",
+            Self::BadReceipt => "bad_receipt",
             Self::Interrupted => "interrupted",
         }
     }
@@ -105,6 +109,7 @@ impl Code {
             Self::BadInvoice => 11,
             Self::Wallet => 12,
             Self::Ledger => 13,
+            Self::BadReceipt => 14,
             Self::Interrupted => 130,
         }
     }

@@ -110,7 +110,7 @@
 //! | [`wallet`] | where money is (port), invoice checks (pure), play money |
 //! | [`ledger`] | what is set aside and spent, and how providers behaved; limits (pure), SQLite |
 //! | [`discovery`], [`market`] | who offers what; whom to take, and what a record is worth (pure) |
-//! | [`purchase`] | one purchase, paid first or in escrow: pure step, driver, recovery |
+//! | [`purchase`] | one purchase, paid first or in escrow: pure step, driver, recovery, signed receipts |
 //! | [`client`] | the buyer |
 //! | `provider` | the seller: quotes, queue, escrow, the job store |
 //! | `provider::backend` | what makes the text (port): echo, any OpenAI-compatible server |
@@ -124,6 +124,7 @@
 //! * No reservation is granted that would exceed a limit, over all processes that share the ledger.
 //! * No payment is attempted without a durable reservation and a durable record of what is about to be paid.
 //! * At most one live or settled payment per purchase, and per payment hash.
+//! * A purchase that ends with money spent or a result here has a signed receipt, from the same transaction.
 //! * A payment in doubt keeps its money reserved; only a look-up that proves failure frees it.
 //! * The preimage of an escrow is on record before its hash leaves the process, and leaves the process only
 //!   with a complete result on record.

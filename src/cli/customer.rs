@@ -1,9 +1,10 @@
 //! `agent-customer`: its command line, and what each command does.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use nostr::EventId;
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use nostr::{EventId, PublicKey};
 
 use super::args::{self, CompletionsArgs, DoctorArgs, GlobalArgs, IdentityCommand, WalletCommand};
 use super::commands;
@@ -131,13 +132,16 @@ pub enum Command {
     /// List the providers that can be found, and why each would or would not be chosen
     Providers(FindArgs),
     /// List past purchases
-    History,
+    History(HistoryArgs),
     /// Show one purchase, its money and its result
     Show {
         /// Its id, or enough of its first digits
         #[arg(value_name = "PURCHASE")]
         purchase: String,
     },
+    /// Show, export or check the signed receipts of purchases
+    #[command(subcommand, arg_required_else_help = true)]
+    Receipt(ReceiptCommand),
     /// Show the limits, and what is spent and set aside
     Budget {
         /// Of this tick too
@@ -160,6 +164,61 @@ pub enum Command {
     Completions(CompletionsArgs),
     /// Print the manual page
     Man,
+}
+
+/// `history`
+#[derive(Args, Clone, Debug)]
+pub struct HistoryArgs {
+    /// All of it for your books, oldest first: a line for each purchase
+    ///
+    /// csv has a header, dates in UTC, and amounts in millisats; what a stranger wrote can't be a formula in a
+    /// spreadsheet. json is one object a line. Without this the latest thousand are listed, newest first.
+    #[arg(long, value_name = "FORMAT")]
+    pub export: Option<Export>,
+}
+
+/// A form of the books.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Export {
+    /// Comma-separated values (RFC 4180).
+    Csv,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `receipt …`
+#[derive(Subcommand, Clone, Debug)]
+pub enum ReceiptCommand {
+    /// Show the receipt of one purchase
+    ///
+    /// With --json: the signed event, and what it says. A purchase that cost nothing and brought nothing has no
+    /// receipt, nor has one from before there were any.
+    Show {
+        /// Its id, or enough of its first digits
+        #[arg(value_name = "PURCHASE")]
+        purchase: String,
+    },
+    /// Write all receipts out, in their order, one signed event a line
+    Export {
+        /// Into this file, which must not be there yet, instead of stdout
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Check receipts, offline: name the first thing that is wrong, with exit 14, or say what they prove
+    ///
+    /// Each is checked by itself: unchanged since it was signed, its invoice, preimage, sums and times in order.
+    /// Several in one file must be one unbroken row. Needs no home, key, wallet or relay.
+    Verify {
+        /// What `export` or `show --json` wrote; `-` for stdin
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// They must be signed by this key: npub or hex
+        #[arg(long, value_name = "KEY", value_parser = public_key)]
+        customer: Option<PublicKey>,
+        /// The one receipt must be of the result in this file
+        #[arg(long, value_name = "FILE")]
+        result: Option<PathBuf>,
+    },
 }
 
 /// `demo`
@@ -224,6 +283,10 @@ impl RecoverArgs {
     }
 }
 
+fn public_key(text: &str) -> Result<PublicKey, String> {
+    PublicKey::parse(text).map_err(|_| "expected an npub or 64 hex digits".to_owned())
+}
+
 fn select(text: &str) -> Result<Select, String> {
     text.parse()
         .map_err(|error: crate::config::NotASelection| error.to_string())
@@ -266,7 +329,20 @@ async fn run(cli: Customer, out: &Output) -> Result<()> {
         }
         Some(Command::Demo(args)) => commands::demo::run(global.home.clone(), args, out).await,
         Some(Command::Providers(args)) => commands::providers::run(settings()?, args, out).await,
-        Some(Command::History) => commands::history::run(settings()?, out).await,
+        Some(Command::History(args)) => commands::history::run(settings()?, args.export, out).await,
+        Some(Command::Receipt(args)) => match args {
+            ReceiptCommand::Show { purchase } => {
+                commands::receipt::show(settings()?, &purchase, out).await
+            }
+            ReceiptCommand::Export { output } => {
+                commands::receipt::export(settings()?, output.as_deref(), out).await
+            }
+            ReceiptCommand::Verify {
+                file,
+                customer,
+                result,
+            } => commands::receipt::verify(&file, customer, result.as_deref(), out),
+        },
         Some(Command::Show { purchase }) => commands::show::run(settings()?, &purchase, out).await,
         Some(Command::Budget { tick }) => commands::budget::run(settings()?, tick, out).await,
         Some(Command::Recover(args)) => {

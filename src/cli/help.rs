@@ -30,6 +30,7 @@ Exit codes (and the `code` of the JSON error):
    11  bad_invoice       the invoice did not pass our checks; nothing paid
    12  wallet            none, locked, short of funds, or lacking what was asked; nothing paid
    13  ledger            the ledger can't be opened, locked or written; nothing paid
+   14  bad_receipt       `receipt verify`: a receipt does not hold
   130  interrupted       Ctrl-C; the ledger is left recoverable
 
 Environment (secrets also as NAME_FILE, the name of a file that holds them):

@@ -135,6 +135,7 @@ impl Buyer<'_> {
             request: request_event,
             network: ready.scope.network,
             pay_by,
+            listing: offer.event,
             listed,
             max_price: *max_price,
             max_fee: request.max_fee,

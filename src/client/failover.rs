@@ -19,6 +19,7 @@
 //! | `bad_invoice` | yes | nothing was paid |
 //! | `wallet` | no | our own wallet's trouble; but without a wallet (`--no-wallet`) it says that this provider wants real money: yes |
 //! | `ledger` | no | what can't be put on record is not bought |
+//! | `bad_receipt` | no | no purchase ends so |
 //! | `interrupted` | no | the owner stopped it |
 
 use std::collections::VecDeque;
@@ -60,6 +61,7 @@ pub(super) const fn leads_on(code: Code, pays: bool) -> bool {
         | Code::PaymentUnknown
         | Code::Network
         | Code::Ledger
+        | Code::BadReceipt
         | Code::Interrupted => false,
     }
 }

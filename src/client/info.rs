@@ -57,6 +57,8 @@ impl ProviderInfo {
         Ok(Offer {
             provider,
             channel: Some(channel),
+            // Nobody signed what was changed by hand.
+            event: self.offer.event.filter(|_| provider == self.offer.provider),
             ..self.offer.clone()
         })
     }

@@ -71,11 +71,14 @@ pub use self::request::PurchaseRequest;
 use crate::config::Encrypt;
 pub use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
+use crate::ids::PurchaseId;
 use crate::ledger::{BudgetReport, Scope};
 use crate::market::Select;
 use crate::protocol::Offer;
 use crate::purchase::driver::Engine;
 pub use crate::purchase::event::{ProviderSeen, PurchaseEvent, Receipt};
+pub use crate::purchase::receipt::verify::Verified;
+use crate::purchase::receipt::verify::verify;
 use crate::purchase::recover::{self, Depth};
 pub use crate::purchase::recover::{Recovered, Trouble};
 use crate::purchase::watcher::Watcher;
@@ -309,6 +312,23 @@ impl ComputeClient {
     pub async fn recover(&self) -> Result<Vec<Recovered>> {
         let ready = self.ready().await?;
         recover::recover(&ready.engine, Depth::All).await
+    }
+
+    /// The signed receipt of a purchase, checked: the one that holds. `None` if it has none, which
+    /// [`purchase::receipt`](crate::purchase::receipt) explains.
+    ///
+    /// # Errors
+    /// [`Code::Ledger`] if the ledger can't be used, [`Code::BadReceipt`] if what is in it does not hold.
+    pub async fn signed_receipt(&self, id: PurchaseId) -> Result<Option<Verified>> {
+        let receipts = self.ready().await?.engine.ledger.receipts_of(id).await?;
+        let Some(receipt) = receipts.last() else {
+            return Ok(None);
+        };
+        let verified = verify(&receipt.json);
+        let verified = verified.map_err(|problem| {
+            Error::new(Code::BadReceipt, format!("the receipt of {id}: {problem}")).of(id)
+        });
+        verified.map(Some)
     }
 
     /// The owner's word on a payment that no look-up decides, logged in the ledger. `purchase` is an id, or

@@ -175,6 +175,11 @@ fn combine(listing: &Offer, announcement: &Offer) -> Offer {
         at: newer.at,
         expires_at: listing.expires_at.map(|end| end.max(alive_until)),
         source: OfferSource::Listing,
+        event: if newer.price.is_some() || older.price.is_none() {
+            newer.event
+        } else {
+            older.event
+        },
     }
 }
 

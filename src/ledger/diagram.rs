@@ -83,6 +83,7 @@ fn word(entry: &Entry) -> &'static str {
         Entry::Release { .. } => "release",
         Entry::Note(_) => "note",
         Entry::Observe(_) => "observe",
+        Entry::Receipt(_) => "receipt",
     }
 }
 

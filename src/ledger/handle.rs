@@ -12,8 +12,8 @@ use rusqlite::Connection;
 use super::owner::{self, Others, OwnerLock};
 use super::store::{self, Fault};
 use super::{
-    BudgetReport, Entry, HistoryQuery, LedgerError, Limits, LogLine, NewPurchase, Opened,
-    PurchaseRecord, Scope, StateRow,
+    Booked, BudgetReport, Entry, HistoryQuery, LedgerError, Limits, LogLine, NewPurchase, Opened,
+    PurchaseRecord, ReceiptRecord, Scope, StateRow,
 };
 use crate::clock::Clock;
 use crate::crash::{self, Point};
@@ -240,6 +240,20 @@ impl Ledger {
         self.read(move |db, _| store::history(db, query)).await
     }
 
+    /// The next purchases after `seq`, oldest first, `most` at a time: all of them, page by page.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    pub async fn books(
+        &self,
+        scope: Option<Scope>,
+        seq: u64,
+        most: u32,
+    ) -> Result<Vec<Booked>, LedgerError> {
+        self.read(move |db, _| store::books(db, scope, seq, most))
+            .await
+    }
+
     /// What happened to a purchase, oldest first.
     ///
     /// # Errors
@@ -276,6 +290,27 @@ impl Ledger {
         providers: Vec<PublicKey>,
     ) -> Result<BTreeMap<PublicKey, Record>, LedgerError> {
         self.read(move |db, _| store::records(db, scope, &providers))
+            .await
+    }
+
+    /// The receipts of one purchase, oldest first: the last one holds. None if it has none.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    pub async fn receipts_of(&self, id: PurchaseId) -> Result<Vec<ReceiptRecord>, LedgerError> {
+        self.read(move |db, _| store::receipts_of(db, id)).await
+    }
+
+    /// The next receipts after `seq`, in the order they were written in, `most` at a time.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    pub async fn receipts_after(
+        &self,
+        seq: u64,
+        most: u32,
+    ) -> Result<Vec<ReceiptRecord>, LedgerError> {
+        self.read(move |db, _| store::receipts_after(db, seq, most))
             .await
     }
 

@@ -31,6 +31,11 @@
 //! What each purchase says of its provider ([`Entry::Observe`]) is on record with the state that says it: once
 //! per purchase, whatever crashes. [`Ledger::records`] adds it up, per [`Scope`].
 //!
+//! # Receipts
+//!
+//! The commit that ends a purchase writes its receipt too ([`Entry::Receipt`]): the ledger gives it a number and
+//! the id of the one before, and the caller signs that, inside the transaction. Nothing changes or deletes one.
+//!
 //! # Time
 //!
 //! Ledger time is the system's, but never runs backwards: a clock that is set back over midnight does
@@ -53,16 +58,19 @@ mod checkup;
 mod diagram;
 mod handle;
 mod owner;
+mod receipt;
 mod schema;
 mod store;
 
 use std::fmt;
 
+use nostr::EventId;
 use serde::{Deserialize, Serialize};
 
 pub use self::budget::{BudgetReport, Limits, Refusal, RefusedBy, Usage};
 pub use self::checkup::{Checkup, check_up};
 pub use self::handle::{DriveGuard, Ledger};
+pub use self::receipt::{ReceiptDraft, ReceiptPlace, ReceiptRecord, WrittenReceipt};
 use crate::error::{Code, Error};
 use crate::ids::{PaymentHash, PurchaseId, WalletId};
 use crate::protocol::record::Observation;
@@ -276,6 +284,17 @@ impl PurchaseRecord {
     }
 }
 
+/// A purchase as the owner's books have it.
+#[derive(Clone, Debug)]
+pub struct Booked {
+    /// Its place among all purchases of this ledger.
+    pub seq: u64,
+    /// It.
+    pub record: PurchaseRecord,
+    /// The receipt that holds, if it has one.
+    pub receipt: Option<EventId>,
+}
+
 /// A line of a purchase's history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LogLine {
@@ -355,6 +374,8 @@ pub enum Entry {
     /// Nothing about money: what the purchase says of its provider. A later one of the same purchase takes
     /// its place, but nothing undoes a delivery, and what is known already is not dated anew.
     Observe(Observation),
+    /// Nothing about money: a receipt of it, written once the money is booked.
+    Receipt(ReceiptDraft),
 }
 
 /// Why the ledger did not do what it was asked. In every case nothing changed.

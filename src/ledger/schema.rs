@@ -12,7 +12,7 @@ use crate::crash::{self, Point};
 /// "acLG": tells our files from any other program's.
 const APPLICATION_ID: i64 = 0x6163_4c47;
 
-const MIGRATIONS: &[&str] = &[FIRST, SEALING, RECORD];
+const MIGRATIONS: &[&str] = &[FIRST, SEALING, RECORD, RECEIPTS];
 
 /// The version of files that this program writes.
 pub(super) const LATEST: usize = MIGRATIONS.len();
@@ -182,6 +182,28 @@ FROM (
 )
 WHERE outcome IS NOT NULL AND typeof(provider) = 'text' AND length(provider) = 64
     AND provider NOT GLOB '*[^0-9a-f]*';
+";
+
+/// Receipts, one row each. A customer's are numbered without a gap, and each names the one before.
+const RECEIPTS: &str = "
+CREATE TABLE receipts (
+    seq INTEGER PRIMARY KEY,
+    purchase INTEGER NOT NULL REFERENCES purchases (seq),
+    customer TEXT NOT NULL CHECK (length(customer) = 64),
+    number INTEGER NOT NULL CHECK (number >= 1),
+    id TEXT NOT NULL UNIQUE CHECK (length(id) = 64),
+    json TEXT NOT NULL,
+    UNIQUE (customer, number)
+) STRICT;
+CREATE INDEX receipts_of_purchase ON receipts (purchase, seq);
+
+CREATE TRIGGER receipts_have_no_gap BEFORE INSERT ON receipts
+WHEN NEW.number <> (SELECT coalesce(max(number), 0) + 1 FROM receipts WHERE customer = NEW.customer)
+BEGIN SELECT RAISE(ABORT, 'a receipt takes the next number'); END;
+CREATE TRIGGER receipts_never_change BEFORE UPDATE ON receipts
+BEGIN SELECT RAISE(ABORT, 'a receipt never changes'); END;
+CREATE TRIGGER receipts_stay BEFORE DELETE ON receipts
+BEGIN SELECT RAISE(ABORT, 'a receipt is never deleted'); END;
 ";
 
 /// Brings the file up to this program's version. A file that is there already costs one read.

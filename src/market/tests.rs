@@ -26,6 +26,7 @@ fn offer(by: u8, msats: u64) -> Offer {
         at: NOW,
         expires_at: None,
         source: OfferSource::Listing,
+        event: None,
     }
 }
 

@@ -151,6 +151,8 @@ pub struct Offer {
     pub expires_at: Option<UnixSecs>,
     /// How it was said.
     pub source: OfferSource,
+    /// The signed event that says its price, or all of it where it says none; `None` if no event did.
+    pub event: Option<EventId>,
 }
 
 impl Offer {

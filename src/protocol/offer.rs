@@ -107,6 +107,7 @@ pub fn from_listing(event: &Event) -> Result<Offer, NotAnOffer> {
             .and_then(whole_number)
             .map(UnixSecs::new),
         source: OfferSource::Listing,
+        event: Some(event.id),
     })
 }
 
@@ -143,6 +144,7 @@ pub fn from_announcement(
         at: UnixSecs::new(event.created_at.as_secs()),
         expires_at: None,
         source: OfferSource::Announcement,
+        event: Some(event.id),
     })
 }
 

@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 pub(super) use self::wallet::look_up;
 use super::event::{PurchaseEvent, Receipt};
 use super::observed::{FirstToken, cuts_short, observation};
-use super::points;
 use super::state::{Booking, Effect, Finish, Happening, Phase, State, Step};
 use super::step::{Now, step};
 use super::watcher::Watcher;
+use super::{notary, points};
 use crate::clock::Clock;
 use crate::config;
 use crate::crash::{self, Point};
@@ -320,6 +320,7 @@ impl<'a> Run<'a> {
             .iter()
             .map(|booking| self.entry(booking))
             .chain(seen.map(Entry::Observe))
+            .chain(notary::receipt(&before, &self.state, &self.engine.identity))
             .collect();
         let id = self.state.terms.id;
         let commit = self.engine.ledger.commit(id, self.version, row, entries);

@@ -102,10 +102,12 @@ pub mod event;
 pub mod listen;
 #[doc(hidden)]
 pub mod lock;
+mod notary;
 #[doc(hidden)]
 pub mod observed;
 mod points;
 mod preimage_text;
+pub mod receipt;
 pub mod recover;
 #[doc(hidden)]
 pub mod state;

@@ -14,9 +14,9 @@ use super::event::PurchaseEvent;
 use super::listen::{Since, listen};
 use super::lock::Lock;
 use super::observed::observation;
-use super::points;
 use super::state::{Happening, Phase, State};
 use super::watcher::Watcher;
+use super::{notary, points};
 use crate::config;
 use crate::crash::{self, Point};
 use crate::error::{Code, Error, Result};
@@ -366,6 +366,7 @@ async fn apply(
             super::state::Booking::Reserve { .. } => None,
         })
         .chain(observation(&before, state, false, None).map(Entry::Observe))
+        .chain(notary::receipt(&before, state, &engine.identity))
         .collect();
     let points = points::of_commit(&before, &state.phase);
     let commit = engine.ledger.commit(state.terms.id, version, row, entries);

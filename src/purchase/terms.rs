@@ -70,6 +70,9 @@ pub struct Terms {
     pub network: Network,
     /// How it is paid.
     pub pay_by: PayBy,
+    /// The signed event with the offer in it. Older records lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listing: Option<EventId>,
     /// What the offer said it would cost; an invoice above it is refused.
     pub listed: Option<Msat>,
     /// What the buyer said it may cost; an invoice above it is refused.

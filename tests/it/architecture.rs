@@ -32,12 +32,13 @@ const EXCEPTIONS: [(&str, &str); 1] = [
 ];
 
 /// Modules that decide and do nothing else: with the same input they say the same.
-const PURE: [&str; 8] = [
+const PURE: [&str; 9] = [
     "protocol",
     "market",
     "provider::pricing",
     "ledger::budget",
     "wallet::invoice",
+    "purchase::receipt",
     "purchase::state",
     "purchase::step",
     "units",

@@ -25,6 +25,7 @@ use serde_json::Value;
 
 use crate::env::number;
 use crate::harness::{Ran, Running, World, assert_conserved, run};
+use crate::receipts::assert_receipts;
 
 pub(crate) const PRICE: u64 = 10_000;
 pub(crate) const OPENING_BALANCE: u64 = 100_000_000;
@@ -117,6 +118,7 @@ pub(crate) fn paid_at_bank(world: &World, pubkey: &str) -> BTreeMap<String, u64>
 /// payment; nothing is open; what was delivered has its text. Returns what was spent.
 pub(crate) fn assert_one_story(world: &World, home: &str) -> u64 {
     assert_conserved(&world.bank());
+    assert_receipts(&world.home(home).join("customer/ledger.sqlite"));
     let purchases = history(world, home);
     let mut booked = BTreeMap::new();
     for purchase in &purchases {

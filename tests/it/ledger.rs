@@ -5,6 +5,7 @@ mod damage;
 mod limits;
 mod model;
 mod races;
+mod receipts;
 
 use agent_compute::clock::Clock;
 use agent_compute::ids::{PaymentHash, PurchaseId, WalletId};

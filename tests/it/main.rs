@@ -32,6 +32,7 @@ mod protocol;
 mod provider;
 mod purchase;
 mod races;
+mod receipts;
 mod record;
 mod relay;
 mod snapshots;

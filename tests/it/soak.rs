@@ -20,6 +20,7 @@ use self::wire::Wire;
 use crate::crash::{Moments, identity, paid_at_bank, settle};
 use crate::env::number;
 use crate::harness::{Running, World, assert_conserved, eventually, run};
+use crate::receipts::assert_receipts;
 
 /// How many jobs the suite has patience for.
 const USUALLY: u64 = 150;
@@ -149,6 +150,7 @@ fn column(file: &std::path::Path, sql: &str) -> Vec<String> {
 fn assert_books(world: &World, home: &str) -> usize {
     settle(world, home);
     let file = world.home(home).join("customer").join("ledger.sqlite");
+    assert_receipts(&file);
     let settled = "SELECT payment_hash FROM reservations WHERE status = 'settled'";
     let booked: BTreeSet<String> = column(&file, settled).into_iter().collect();
     let paid = paid_at_bank(world, &identity(world, home));

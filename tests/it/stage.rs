@@ -24,6 +24,7 @@ use serde_json::Value;
 
 use crate::cast::Peer;
 use crate::harness::{Provider, Ran, Running, World, assert_conserved, run};
+use crate::receipts::assert_receipts;
 
 /// The bound of everything that should happen at once. Machines are shared.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -171,6 +172,7 @@ impl Stage {
     pub(crate) async fn books(&self, customer: &Customer) -> Books {
         assert_conserved(&self.world.bank());
         let folder = self.ledger_folder(customer);
+        assert_receipts(&folder.join("ledger.sqlite"));
         let ledger = Ledger::open_read_only(&folder, Clock::system())
             .await
             .unwrap();

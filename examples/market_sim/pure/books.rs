@@ -139,7 +139,7 @@ impl Books {
         let is = money.as_ref().map(|money| money.status);
         let to = |status| Ok(money.clone().map(|money| Money { status, ..money }));
         match (entry, is) {
-            (Entry::Note(_) | Entry::Observe(_), _) => Ok(money),
+            (Entry::Note(_) | Entry::Observe(_) | Entry::Receipt(_), _) => Ok(money),
             (Entry::Reserve(ask), None) => {
                 self.authorise(ask)?;
                 Ok(Some(Money {

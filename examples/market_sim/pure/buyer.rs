@@ -140,6 +140,7 @@ impl World {
             request: request(key, EventId::from_byte_array(self.bytes()), started_at),
             network: Network::Regtest,
             pay_by,
+            listing: None,
             listed: Some(LISTED),
             max_price: None,
             max_fee: None,

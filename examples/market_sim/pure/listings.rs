@@ -62,6 +62,7 @@ fn offer(rng: &mut StdRng) -> Offer {
     let age = ages[rng.random_range(0..ages.len())];
     let is_announced = rng.random_range(0..3) == 0;
     Offer {
+        event: None,
         provider: key(rng.random_range(0..7)),
         name: "\u{1b}[2Jthe best\r".to_owned(),
         channel: (rng.random_range(0..6) > 0)

@@ -1,8 +1,10 @@
-//! `history`: past purchases, newest first.
+//! `history`: past purchases, newest first, or all of them for the owner's books.
 
 use jiff::Timestamp;
 
+use super::books;
 use super::record::{Entry, open_books};
+use crate::cli::customer::Export;
 use crate::cli::output::Output;
 use crate::cli::settings::{Settings, WalletChoice};
 use crate::error::Result;
@@ -16,13 +18,17 @@ const MOST: u32 = 1000;
 ///
 /// # Errors
 /// If the ledger can't be read.
-pub async fn run(settings: Settings, out: &Output) -> Result<()> {
+pub async fn run(settings: Settings, export: Option<Export>, out: &Output) -> Result<()> {
     let chosen = settings.wallet != WalletChoice::Unset || settings.network.is_some();
     let query = HistoryQuery {
         scope: chosen.then(|| settings.scope()),
         limit: MOST,
     };
-    let Some(ledger) = open_books(&settings).await? else {
+    let ledger = open_books(&settings).await?;
+    if let Some(form) = export {
+        return books::export(ledger.as_ref(), query.scope, form, out).await;
+    }
+    let Some(ledger) = ledger else {
         return Ok(());
     };
     for record in ledger.history(query).await? {

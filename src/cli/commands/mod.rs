@@ -1,5 +1,6 @@
 //! One file for each command of the two programs.
 
+mod books;
 pub mod budget;
 pub mod buy;
 pub mod completions;
@@ -11,6 +12,7 @@ pub mod identity;
 pub mod jobs;
 pub mod man;
 pub mod providers;
+pub mod receipt;
 mod record;
 pub mod recover;
 pub mod relay;

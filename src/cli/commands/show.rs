@@ -20,6 +20,7 @@ struct Shown {
     bolt11: Option<String>,
     preimage: Option<String>,
     text: Option<String>,
+    receipt_id: Option<String>,
     log: Vec<LogLine>,
 }
 
@@ -36,6 +37,7 @@ pub async fn run(settings: Settings, purchase: &str, out: &Output) -> Result<()>
     let state = read(&record)?;
     // In an escrow that is not settled yet, too: what was let go is no secret any more.
     let receipt = state.receipt();
+    let receipts = ledger.receipts_of(record.id).await?;
     let shown = Shown {
         entry: Entry::of(&record)?,
         reason: reason(&state.phase).map(str::to_owned),
@@ -48,6 +50,7 @@ pub async fn run(settings: Settings, purchase: &str, out: &Output) -> Result<()>
             .map(|preimage| preimage.reveal())
             .or_else(|| receipt.as_ref()?.preimage.clone()),
         text: receipt.map(|receipt| receipt.text),
+        receipt_id: receipts.last().map(|receipt| receipt.id.to_hex()),
         log: ledger.log(record.id).await?,
     };
     out.object(&shown);
@@ -88,6 +91,9 @@ fn print(shown: &Shown, out: &Output) {
             ""
         };
         out.line(&format!("preimage  {preimage}{whose}"));
+    }
+    if let Some(id) = &shown.receipt_id {
+        out.line(&format!("receipt   {id}"));
     }
     if let Some(reason) = &shown.reason {
         out.line(&as_entry(&format!("reason    {reason}")));

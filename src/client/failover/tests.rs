@@ -142,6 +142,7 @@ fn candidates(many: usize) -> Vec<Candidate> {
                 at: UnixSecs::new(1),
                 expires_at: None,
                 source: OfferSource::Listing,
+                event: None,
             },
             max_price: None,
         }

@@ -3,6 +3,7 @@
 mod checkup;
 mod fault;
 mod read;
+mod receipt;
 mod record;
 
 use std::path::Path;
@@ -19,9 +20,10 @@ use self::read::{
     Stored, clamp_time, open_on_wallet, parsed, required, stored, stored_time, usage,
 };
 pub(super) use self::read::{
-    by_key, find, hash_used, history, ledger_time, log, purchase, sealing_providers, settlements,
-    unfinished, usage_now, written,
+    books, by_key, find, hash_used, history, ledger_time, log, purchase, sealing_providers,
+    settlements, unfinished, usage_now, written,
 };
+pub(super) use self::receipt::{receipts_after, receipts_of};
 pub(super) use self::record::records;
 use super::budget::{self, WalletView};
 use super::{
@@ -373,9 +375,14 @@ pub(super) fn commit(
         return Err(LedgerError::Conflict(id).into());
     }
     let mut money = record.reservation.clone();
+    let mut receipt_due = None;
     for entry in entries {
         if let Entry::Observe(seen) = entry {
             record::observe(&write, &purchase, seen)?;
+            continue;
+        }
+        if let Entry::Receipt(draft) = entry {
+            receipt_due = Some(draft);
             continue;
         }
         let step = diagram::step(money.as_ref(), entry)?;
@@ -397,6 +404,9 @@ pub(super) fn commit(
         && money != record.reservation
     {
         write.put_reservation(&purchase, it)?;
+    }
+    if let Some(draft) = receipt_due {
+        receipt::write(&write, &purchase, draft)?;
     }
     if state.label != record.state.label {
         write.log(purchase.seq, "state", None, Some(&state.label))?;

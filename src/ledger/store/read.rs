@@ -6,11 +6,12 @@ use rusqlite::types::{FromSqlError, Type};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::fault::Fault;
+use super::receipt;
 use crate::clock::Clock;
 use crate::ids::{PaymentHash, PurchaseId, WalletId};
 use crate::ledger::{
-    HistoryQuery, LedgerError, LogLine, PurchaseRecord, Reservation, ReservationStatus, Scope,
-    StateRow, Status, Usage,
+    Booked, HistoryQuery, LedgerError, LogLine, PurchaseRecord, Reservation, ReservationStatus,
+    Scope, StateRow, Status, Usage,
 };
 use crate::units::{Msat, Network, UnixSecs};
 
@@ -136,6 +137,37 @@ pub(in crate::ledger) fn history(
         Stored::read,
     )?;
     rows.map(|row| Ok(row?.record)).collect()
+}
+
+/// The next purchases after this one, oldest first.
+pub(in crate::ledger) fn books(
+    db: &Connection,
+    scope: Option<Scope>,
+    after: u64,
+    most: u32,
+) -> Result<Vec<Booked>, Fault> {
+    let mut select = db.prepare_cached(record!(
+        "WHERE p.seq > ?1 AND (?2 IS NULL OR (p.network = ?2 AND p.play_money = ?3))
+         ORDER BY p.seq LIMIT ?4"
+    ))?;
+    let rows = select.query_map(
+        params![
+            after.min(i64::MAX.unsigned_abs()),
+            scope.map(|scope| scope.network.as_str()),
+            scope.map(|scope| scope.play_money),
+            most
+        ],
+        Stored::read,
+    )?;
+    rows.map(|row| {
+        let Stored { seq, record } = row?;
+        Ok(Booked {
+            receipt: receipt::latest_of(db, seq)?,
+            seq: seq.unsigned_abs(),
+            record,
+        })
+    })
+    .collect()
 }
 
 pub(in crate::ledger) fn log(db: &Connection, id: PurchaseId) -> Result<Vec<LogLine>, Fault> {

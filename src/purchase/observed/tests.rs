@@ -23,6 +23,7 @@ fn state(phase: Phase) -> State {
         request,
         network: Network::Regtest,
         pay_by: PayBy::Nothing,
+        listing: None,
         listed: Some(PRICE),
         max_price: None,
         max_fee: None,

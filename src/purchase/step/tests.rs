@@ -61,6 +61,7 @@ fn state(pay_by: PayBy) -> State {
         request,
         network: Network::Regtest,
         pay_by,
+        listing: None,
         listed: Some(PRICE),
         max_price: None,
         max_fee: None,

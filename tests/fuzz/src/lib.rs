@@ -19,6 +19,7 @@ mod identity;
 mod invoice;
 mod listing;
 mod purchase;
+mod receipt;
 mod relay;
 mod server;
 mod stream;
@@ -33,6 +34,7 @@ pub use self::identity::{identity, keystore};
 pub use self::invoice::invoice;
 pub use self::listing::listing;
 pub use self::purchase::{purchase, row};
+pub use self::receipt::receipt;
 pub use self::relay::frames;
 pub use self::server::server;
 pub use self::stream::stream;
@@ -56,6 +58,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("listing", listing),
     ("message", message),
     ("purchase", purchase),
+    ("receipt", receipt),
     ("request", request),
     ("row", row),
     ("sealed", sealed),

@@ -121,6 +121,7 @@ fn terms(tape: &mut Tape<'_>) -> Terms {
             },
             _ => PayBy::Nothing,
         },
+        listing: None,
         listed: tape.maybe(|_| PRICE),
         max_price: tape.maybe(|tape| Msat::new(tape.amount())),
         max_fee: None,
@@ -401,7 +402,7 @@ impl Run {
             Booking::Plain(entry) => entry,
         };
         let next = match (entry, self.money) {
-            (Entry::Note(_) | Entry::Observe(_), money) => money,
+            (Entry::Note(_) | Entry::Observe(_) | Entry::Receipt(_), money) => money,
             (Entry::InFlight, Some(Money::Reserved | Money::Unknown)) => Some(Money::InFlight),
             (Entry::Unknown { .. }, Some(Money::InFlight | Money::Unknown)) => Some(Money::Unknown),
             (Entry::Settle { price, fee }, Some(money)) if money.is_open() => {

@@ -163,6 +163,7 @@ fn our_listing_and_announcement_read_back() {
         at: UnixSecs::new(1_795_210_000),
         expires_at: said.expires_at,
         source: OfferSource::Listing,
+        event: Some(event.id),
     };
     assert_eq!(read, expected);
 
@@ -174,6 +175,7 @@ fn our_listing_and_announcement_read_back() {
         relays: Vec::new(),
         expires_at: None,
         source: OfferSource::Announcement,
+        event: Some(event.id),
         ..expected
     };
     assert_eq!(announced, expected);

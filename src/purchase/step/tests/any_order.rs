@@ -109,7 +109,7 @@ proptest! {
                         prop_assert!(may_fly);
                         may_fly = false;
                     }
-                    Booking::Plain(Entry::Note(_) | Entry::Observe(_)) => {}
+                    Booking::Plain(Entry::Note(_) | Entry::Observe(_) | Entry::Receipt(_)) => {}
                     Booking::Plain(Entry::Reserve(_)) => prop_assert!(false, "needs limits"),
                 }
             }

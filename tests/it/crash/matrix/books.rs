@@ -6,6 +6,7 @@ use agent_compute::ids::Preimage;
 
 use super::market::{Market, Party};
 use super::*;
+use crate::receipts::assert_receipts;
 
 /// A purchase as the ledger has it.
 #[derive(Debug)]
@@ -57,6 +58,7 @@ impl Market {
     /// Ledger, bank and limits agree, to the millisatoshi, and nothing is open.
     pub(super) fn story(&self, buyer: &Party, why: &str) -> Story {
         assert_conserved(&self.world.bank());
+        assert_receipts(&ledger_file(&self.world, &buyer.home));
         let purchases = self.purchases(buyer);
         let mut booked = BTreeMap::new();
         for purchase in &purchases {
