@@ -574,3 +574,29 @@ impl Paths {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_that_a_folder_can_fail_comes_with_its_own_advice() {
+        use io::ErrorKind as Kind;
+        let paths = Paths::in_folder(Path::new("/home"));
+        let advice = |kind: io::ErrorKind| paths.storage(&kind.into()).to_string();
+        let unknown = advice(Kind::Other);
+        assert!(unknown.contains("its folder can't be used"), "{unknown}");
+        for (kind, words) in [
+            (Kind::PermissionDenied, "allowed to write"),
+            (Kind::ReadOnlyFilesystem, "nothing may be written"),
+            (Kind::StorageFull, "Free some space"),
+            (Kind::QuotaExceeded, "Free some space"),
+            (Kind::NotADirectory, "a file where its folder must be"),
+            (Kind::AlreadyExists, "a file where its folder must be"),
+            (Kind::Unsupported, "no file locks"),
+        ] {
+            let said = advice(kind);
+            assert!(said.contains(words), "{kind:?}: {said}");
+        }
+    }
+}

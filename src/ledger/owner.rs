@@ -225,13 +225,17 @@ mod tests {
     #[test]
     fn an_id_that_is_not_one_never_reaches_the_file_system() {
         let folder = tempfile::tempdir().unwrap();
-        File::create(folder.path().join("x.lock"))
-            .unwrap()
-            .lock()
-            .unwrap();
-        for id in ["", "x", "../../etc/passwd", "é"] {
-            assert!(!lives(folder.path(), id));
+        let long = "x".repeat(32);
+        // Locked all the while: who asked the file system would hear that they live.
+        let locked = ["x", "ab", &long].map(|id| {
+            let file = File::create(lock_path(folder.path(), id)).unwrap();
+            file.lock().unwrap();
+            file
+        });
+        for id in ["", "x", "ab", &long, "../../etc/passwd", "é"] {
+            assert!(!lives(folder.path(), id), "{id}");
         }
+        drop(locked);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod clocks;
 mod damage;
 mod limits;
+mod looks;
 mod model;
 mod races;
 mod receipts;

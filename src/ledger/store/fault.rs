@@ -133,4 +133,26 @@ mod tests {
             assert!(words.contains("/books/l.sqlite"), "{words}");
         }
     }
+
+    #[test]
+    fn what_waiting_freeing_or_only_reading_would_mend_is_told_apart() {
+        for (code, full, read_only, busy) in [
+            (ffi::SQLITE_FULL, true, false, false),
+            (ffi::SQLITE_READONLY, false, true, false),
+            (ffi::SQLITE_CANTOPEN, false, true, false),
+            (ffi::SQLITE_PERM, false, true, false),
+            (ffi::SQLITE_BUSY, false, false, true),
+            (ffi::SQLITE_LOCKED, false, false, true),
+            (ffi::SQLITE_PROTOCOL, false, false, true),
+            (ffi::SQLITE_CORRUPT, false, false, false),
+        ] {
+            let failure = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+            let fault = Fault::Sql(failure);
+            let is = (fault.is_full(), fault.is_read_only(), fault.is_busy());
+            assert_eq!(is, (full, read_only, busy), "{code}");
+        }
+        assert!(Fault::read_only().is_read_only());
+        let other = Fault::Unusable("x".to_owned());
+        assert!(!other.is_full() && !other.is_read_only() && !other.is_busy());
+    }
 }
