@@ -9,6 +9,7 @@
 )]
 
 mod architecture;
+mod bench;
 mod cast;
 mod crash;
 mod discovery;

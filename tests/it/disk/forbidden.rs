@@ -54,6 +54,29 @@ fn on_a_read_only_file_system_nothing_is_bought_and_the_books_can_be_read() {
 }
 
 #[test]
+fn a_ledger_of_an_earlier_version_is_not_read_where_it_can_not_be_brought_up_to_date() {
+    let world = World::new();
+    let Some(disk) = Disk::at(&world.home("disk")) else {
+        return;
+    };
+    let home = "disk/buyer";
+    let folder = world.home(home).join("customer");
+    std::fs::create_dir_all(&folder).unwrap();
+    let ledger = rusqlite::Connection::open(folder.join("ledger.sqlite")).unwrap();
+    ledger
+        .execute_batch(include_str!("../../fixtures/ledger-1.sql"))
+        .unwrap();
+    drop(ledger);
+    disk.read_only(true);
+    let history = ["--json", "history"];
+    let refused = run(&mut world.bare_customer(home, &history));
+    assert_refused(home, &refused, "may not be written");
+    disk.read_only(false);
+    let read = run(&mut world.bare_customer(home, &history)).expect(0);
+    assert!(!read.events().is_empty());
+}
+
+#[test]
 fn a_provider_on_a_read_only_file_system_does_not_begin_to_sell() {
     let world = World::new();
     let Some(disk) = Disk::at(&world.home("seller")) else {
