@@ -41,6 +41,8 @@ struct Handle {
     /// What the connection writes to.
     opened: SameFiles,
     driven: Driven,
+    /// Whom this handle has remembered as taking sealed messages: that is for good, and asked at every purchase.
+    sealing: Mutex<HashSet<PublicKey>>,
     /// After the connection, so that the owner outlives its last transaction. `None`: only for reading.
     owner: Option<OwnerLock>,
 }
@@ -68,9 +70,9 @@ impl Drop for DriveGuard {
     }
 }
 
-fn locked(driven: &Driven) -> MutexGuard<'_, HashSet<PurchaseId>> {
-    // A set of ids is never left half changed.
-    driven.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked<T>(set: &Mutex<HashSet<T>>) -> MutexGuard<'_, HashSet<T>> {
+    // A set is never left half changed.
+    set.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Ledger {
@@ -130,6 +132,7 @@ impl Ledger {
             clock,
             db: Arc::new(tokio::sync::Mutex::new(db)),
             driven: Driven::default(),
+            sealing: Mutex::default(),
             owner,
         }))
     }
@@ -186,14 +189,20 @@ impl Ledger {
         .await
     }
 
-    /// Remembers, for good, that this provider takes sealed messages. Costs one read if that is known.
+    /// Remembers, for good, that this provider takes sealed messages. Costs one read the first time if that is
+    /// known.
     ///
     /// # Errors
     /// [`LedgerError::Storage`].
     pub async fn remember_sealing(&self, provider: PublicKey) -> Result<(), LedgerError> {
-        let provider = provider.to_hex();
-        self.write(move |db, handle, _| store::remember_sealing(db, &handle.clock, &provider))
-            .await
+        if locked(&self.0.sealing).contains(&provider) {
+            return Ok(());
+        }
+        let key = provider.to_hex();
+        self.write(move |db, handle, _| store::remember_sealing(db, &handle.clock, &key))
+            .await?;
+        locked(&self.0.sealing).insert(provider);
+        Ok(())
     }
 
     /// The providers that were once sent a sealed message.

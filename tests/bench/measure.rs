@@ -37,6 +37,11 @@ pub fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
+/// Memory as the system tells it, in MB.
+pub fn mb(kib: u64) -> f64 {
+    kib as f64 * 1_024.0 / 1e6
+}
+
 /// A field of `/proc/PID/status` in KiB; `None` where the system has no such thing, or the process is gone.
 pub fn status(pid: u32, field: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

@@ -60,9 +60,9 @@ pub fn asked(args: &[String]) -> Option<()> {
     Some(())
 }
 
+/// On one thread, as `agent-customer` works, the floors too: what is passed between threads is the system's to time.
 pub fn block_on<T>(work: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     runtime.unwrap().block_on(work)

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use agent_compute::client::ComputeClient;
+use agent_compute::client::{ComputeClient, PurchaseEvent};
 use agent_compute::protocol::Offer;
 use serde_json::json;
 
 use crate::Plan;
 use crate::cast::{Market, job, offer};
 use crate::floor::{Bare, Pong, Raw};
-use crate::measure::{Samples, ms};
+use crate::measure::{Samples, mb, ms};
 use crate::report::{Curve, Goal, Report};
 use crate::worker::{block_on, of_a_crowd};
 
@@ -75,10 +75,20 @@ impl Warm {
         )
     }
 
-    async fn buy(&self) -> Duration {
+    /// Buys, and adds to `stages` when it was quoted, reserved and paid.
+    async fn buy(&self, stages: &mut [Samples; 3]) -> Duration {
         let begun = Instant::now();
-        let bought = self.client.purchase(job(&self.offer, PROMPT));
-        bought.receipt().await.unwrap();
+        let mut buying = self.client.purchase(job(&self.offer, PROMPT));
+        while let Some(event) = buying.next_event().await {
+            let stage = match event {
+                PurchaseEvent::Quoted { .. } => 0,
+                PurchaseEvent::Reserved { .. } => 1,
+                PurchaseEvent::Paid { .. } => 2,
+                _ => continue,
+            };
+            stages[stage].take(begun.elapsed());
+        }
+        buying.receipt().await.unwrap();
         begun.elapsed()
     }
 }
@@ -114,9 +124,10 @@ pub fn warm(plan: &Plan, report: &mut Report) {
         let warm = Warm::up(&market).await;
         let mut floor = Floor::of(&market, warm.on_the_path()).await;
         let (mut figures, mut floors) = (Samples::default(), Samples::default());
+        let mut stages: [Samples; 3] = Default::default();
         for _ in 0..plan.times(400, 60) {
             floors.take(floor.time().await);
-            figures.take(warm.buy().await);
+            figures.take(warm.buy(&mut stages).await);
         }
         let medians = (ms(figures.p50()), ms(floors.p50()));
         report.row(
@@ -127,7 +138,11 @@ pub fn warm(plan: &Plan, report: &mut Report) {
             warm.in_words(),
         );
         let worst = (ms(figures.p99()), ms(floors.p99()));
-        let note = format!("of {}", figures.len());
+        let [quoted, reserved, paid] = stages.map(|stage| ms(stage.p50()));
+        let note = format!(
+            "of {}; quoted after {quoted:.1}, reserved {reserved:.1}, paid {paid:.1} ms",
+            figures.len()
+        );
         report.row("warm purchase, p99", "ms", worst, Goal::AtMost(3.0), note);
         warm.client.close().await;
     });
@@ -171,11 +186,10 @@ pub fn cold(plan: &Plan, report: &mut Report) {
         Goal::None,
         note,
     );
-    let mb = memory.map(|kib| kib as f64 / 1e3);
     report.figure(
         "memory of that process, at most",
         "MB",
-        mb,
+        memory.map(mb),
         Goal::Within(30.0),
         "",
     );
@@ -214,12 +228,14 @@ pub fn crowd(plan: &Plan, report: &mut Report) {
         warm.commits.iter().sum::<u64>()
     });
     let mut bare = Bare::open(&market.path("bare.sqlite"));
+    // A relay keeps only so many events: those that are only counted go elsewhere.
+    let quiet = Market::without_seller();
     let (mut figures, mut floors) = (Vec::new(), Vec::new());
     let mut limits = (0.0, 0.0);
     for _ in 0..plan.times(3, 1) {
         let [rate, ..] = of_a_crowd(&market, 64, plan.times(8, 3));
         figures.push(rate);
-        let messages = block_on(message_rate(&market, plan.times(4_000, 1_000))) / MESSAGES;
+        let messages = block_on(message_rate(&quiet, plan.times(4_000, 1_000))) / MESSAGES;
         let times = plan.times(2_000, 400) as u64;
         let each = bare.commit(times).as_secs_f64() / times as f64;
         limits = (messages, 1.0 / each / commits as f64);
@@ -247,10 +263,11 @@ pub fn crowd(plan: &Plan, report: &mut Report) {
         load: "at once",
         points: Vec::new(),
     };
+    let market = Market::open(false);
     for at_once in [1, 4, 16, 64, 256] {
         let rounds = plan.times(1_024 / at_once, 64 / at_once).max(1);
         let [_, p50, peak] = of_a_crowd(&market, at_once, rounds);
-        curve.points.push((at_once as f64, p50, peak / 1e3));
+        curve.points.push((at_once as f64, p50, mb(peak as u64)));
     }
     report.curves.push(curve);
 }
@@ -260,11 +277,10 @@ pub fn provider(plan: &Plan, report: &mut Report) {
     let seller = market.seller.as_ref().unwrap();
     let start = ms(seller.until_ready);
     let idle = seller.memory_kib("VmHWM:");
-    let mb = |kib: Option<u64>| kib.map(|kib| kib as f64 / 1e3);
     report.figure(
         "idle provider, memory at most",
         "MB",
-        mb(idle),
+        idle.map(mb),
         Goal::Within(35.0),
         "",
     );
@@ -288,8 +304,8 @@ pub fn provider(plan: &Plan, report: &mut Report) {
         .map(|(early, late)| late as f64 / early as f64);
     let note = format!(
         "{:.1} MB, {:.1} MB after the first {tenth}",
-        mb(late).unwrap_or(0.0),
-        mb(early).unwrap_or(0.0)
+        late.map_or(0.0, mb),
+        early.map_or(0.0, mb)
     );
     let what = format!("provider's memory after {jobs} jobs, beside that after {tenth}");
     report.figure(what, "x", growth, Goal::Within(1.2), note);

@@ -20,7 +20,7 @@ use super::bought::ORIGINAL;
 use crate::Plan;
 use crate::cast::{CUSTOMER, Market, job, offer};
 use crate::floor::{Bare, Raw};
-use crate::measure::{Samples, ms, watch};
+use crate::measure::{Samples, mb, ms, watch};
 use crate::report::{Curve, Goal, Report};
 use crate::worker::block_on;
 
@@ -184,7 +184,7 @@ fn lengths(plan: &Plan) -> Curve {
         }
         curve
             .points
-            .push((words as f64, ms(samples.p50()), most as f64 / 1e3));
+            .push((words as f64, ms(samples.p50()), mb(most)));
     }
     curve
 }

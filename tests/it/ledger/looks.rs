@@ -7,6 +7,7 @@ use agent_compute::ledger::check_up;
 use agent_compute::look::Soundness;
 use nostr::Keys;
 use rusqlite::Connection;
+use tokio::task::JoinSet;
 
 use super::*;
 
@@ -170,15 +171,15 @@ async fn a_new_file_that_another_process_has_for_a_moment_is_waited_for() {
         let file = dir.path().join("ledger.sqlite");
         let other = Connection::open(&file).unwrap();
         other.execute_batch(held).unwrap();
-        let opening = tokio::spawn({
-            let dir = dir.path().to_owned();
-            async move { Ledger::open(&dir, Clock::fixed(NOON)).await }
-        });
+        let mut opening = JoinSet::new();
+        let folder = dir.path().to_owned();
+        opening.spawn(async move { Ledger::open(&folder, Clock::fixed(NOON)).await });
         // Long enough for it to find the file taken; if it comes later, this shows less and fails not.
         tokio::time::sleep(Duration::from_millis(300)).await;
-        assert!(!opening.is_finished(), "{held}");
+        assert!(opening.try_join_next().is_none(), "{held}");
         other.execute_batch("ROLLBACK").unwrap();
-        assert_eq!(opening.await.unwrap().unwrap().time().await.unwrap(), NOON);
+        let ledger = opening.join_next().await.unwrap().unwrap().unwrap();
+        assert_eq!(ledger.time().await.unwrap(), NOON);
     }
 }
 
