@@ -70,7 +70,7 @@ fn a_ledger_of_an_earlier_version_is_not_read_where_it_can_not_be_brought_up_to_
     disk.read_only(true);
     let history = ["--json", "history"];
     let refused = run(&mut world.bare_customer(home, &history));
-    assert_refused(home, &refused, "may not be written");
+    assert_refused(home, &refused, "opened for writing");
     disk.read_only(false);
     let read = run(&mut world.bare_customer(home, &history)).expect(0);
     assert!(!read.events().is_empty());
