@@ -29,6 +29,7 @@ const C: u8 = 24;
 const FEATURES: u8 = 5;
 const OTHERS: [u8; 4] = [9, 3, 27, 31];
 const WORDS_OF_32_BYTES: usize = 52;
+const WORDS_OF_33_BYTES: usize = 53;
 
 /// An invoice before it is text, as its maker means it.
 struct Written {
@@ -286,6 +287,15 @@ impl Written {
         self.fields.iter().all(plain) && (self.digits == "0" || !self.digits.starts_with('0'))
     }
 
+    /// Whether it names a payee that did not sign it, or that is no key at all.
+    fn names_another_payee(&self) -> bool {
+        let signer = key().public_key(SECP256K1).serialize();
+        let names = |words: &[u8]| words.len() == WORDS_OF_33_BYTES;
+        self.fields
+            .iter()
+            .any(|(field, words)| *field == N && names(words) && bytes_of(words)[..33] != signer)
+    }
+
     fn expires_at(&self) -> u128 {
         u128::from(self.timestamp) + self.number(X, 3600)
     }
@@ -350,7 +360,7 @@ impl Written {
             Is::HoldTooLong { .. } => self.hold_secs() > u128::from(terms.max_hold_secs),
             Is::NoPaymentSecret => self.count(&[S], WORDS_OF_32_BYTES..=WORDS_OF_32_BYTES) == 0,
             Is::Spark | Is::Mock | Is::Empty | Is::Damaged | Is::TooLong(_) => false,
-            Is::BadSignature => !self.is_plain(),
+            Is::BadSignature => !self.is_plain() || self.names_another_payee(),
             Is::NotAnInvoice | Is::Malformed(_) | Is::UnknownFeatures => true,
         };
         assert!(deserved, "refused as {problem:?}");
