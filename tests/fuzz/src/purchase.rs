@@ -1,6 +1,7 @@
 //! The purchase machine: bytes are whatever can happen to a purchase, in any order, crashes included. The money it
 //! books is held against an account kept here, which allows what the ledger's diagram allows.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use agent_compute::error::Code;
@@ -323,6 +324,30 @@ struct Run {
     pays: u32,
     shown: String,
     shown_in_order: bool,
+    said: Said,
+}
+
+/// What the provider has said of the order of its text, in numbered pieces.
+#[derive(Default)]
+struct Said {
+    pieces: BTreeMap<u32, (String, bool)>,
+    unnumbered: bool,
+    two_things: bool,
+}
+
+impl Said {
+    fn hear(&mut self, chunk: &StreamChunk) {
+        match chunk.seq {
+            None => self.unnumbered = true,
+            Some(seq) => {
+                let piece = (chunk.chunk.clone(), chunk.is_final);
+                let before = self.pieces.insert(seq, piece.clone());
+                self.two_things |= before.is_some_and(|before| before != piece);
+            }
+        }
+        let ends = self.pieces.values().filter(|(_, is_final)| *is_final);
+        self.two_things |= ends.count() > 1 || (self.unnumbered && !self.pieces.is_empty());
+    }
 }
 
 impl Run {
@@ -337,6 +362,7 @@ impl Run {
             pays: 0,
             shown: String::new(),
             shown_in_order: true,
+            said: Said::default(),
         }
     }
 
@@ -345,6 +371,7 @@ impl Run {
         self.state = State::from_row(&self.row).expect("what is on record can be read");
         self.shown.clear();
         self.shown_in_order = true;
+        self.said = Said::default();
         self.take(Happening::Resumed);
     }
 
@@ -352,6 +379,15 @@ impl Run {
         let before = self.state.clone();
         let not_ours = matches!(&happening, Happening::Message { from, message }
             if *from != before.terms.provider || message.job_id() != Some(&before.terms.job_id()));
+        if let Happening::Message {
+            message: AgentMessage::StreamChunk(chunk),
+            ..
+        } = &happening
+            && !not_ours
+            && before.phase.takes_results()
+        {
+            self.said.hear(chunk);
+        }
         let taken = step(&mut self.state, happening, now(self.at));
         if not_ours {
             assert_eq!(self.state, before);
@@ -593,8 +629,10 @@ impl Run {
                 "a proof of another payment"
             );
         }
+        // Of a stream that says two things the whole text decides.
+        let bound = self.shown_in_order && !self.shown.is_empty() && !self.said.two_things;
         let whole = self.state.receipt().map(|receipt| receipt.text);
-        if let Some(whole) = whole.filter(|_| self.shown_in_order && !self.shown.is_empty()) {
+        if let Some(whole) = whole.filter(|_| bound) {
             assert_eq!(
                 self.shown, whole,
                 "what was shown in order is not the result"
