@@ -1,6 +1,6 @@
 //! The handle on a ledger: opening, owning, and SQL off the async threads.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nostr::PublicKey;
 use rusqlite::Connection;
+use tokio::sync::oneshot;
 
 use super::owner::{self, Others, OwnerLock};
-use super::store::{self, Fault};
+use super::store::{self, Fault, Write};
+use super::together::{Job, Task};
 use super::{
     Booked, BudgetReport, Entry, HistoryQuery, LedgerError, Limits, LogLine, NewPurchase, Opened,
     PurchaseRecord, ReceiptRecord, Scope, StateRow,
@@ -25,26 +27,28 @@ use crate::units::UnixSecs;
 /// The ledger of one home. Clones are one handle: they share its connection, its owner's lock and the
 /// list of purchases that are being driven.
 ///
-/// Every method that writes is one transaction, on the disk when it returns. Dropping its future does
-/// not undo it: what was begun is finished.
+/// What a method writes is written whole or not at all, and on the disk when it returns; those that wait at the
+/// same time may share a commit. Dropping its future does not undo it: what was begun is finished.
 ///
 /// Any method fails with [`LedgerError::Storage`] when the file can't be used.
 #[derive(Clone, Debug)]
 pub struct Ledger(Arc<Handle>);
 
 #[derive(Debug)]
-struct Handle {
+pub(super) struct Handle {
     file: PathBuf,
     owners: PathBuf,
-    clock: Clock,
+    pub(super) clock: Clock,
     db: Arc<tokio::sync::Mutex<Connection>>,
+    /// What waits for the connection.
+    queue: Mutex<VecDeque<Task>>,
     /// What the connection writes to.
-    opened: SameFiles,
+    pub(super) opened: SameFiles,
     driven: Driven,
     /// Whom this handle has remembered as taking sealed messages: that is for good, and asked at every purchase.
     sealing: Mutex<HashSet<PublicKey>>,
     /// After the connection, so that the owner outlives its last transaction. `None`: only for reading.
-    owner: Option<OwnerLock>,
+    pub(super) owner: Option<OwnerLock>,
 }
 
 type Driven = Arc<Mutex<HashSet<PurchaseId>>>;
@@ -70,9 +74,9 @@ impl Drop for DriveGuard {
     }
 }
 
-fn locked<T>(set: &Mutex<HashSet<T>>) -> MutexGuard<'_, HashSet<T>> {
-    // A set is never left half changed.
-    set.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked<T>(collection: &Mutex<T>) -> MutexGuard<'_, T> {
+    // It is never left half changed.
+    collection.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Ledger {
@@ -131,6 +135,7 @@ impl Ledger {
             owners: paths.owners,
             clock,
             db: Arc::new(tokio::sync::Mutex::new(db)),
+            queue: Mutex::default(),
             driven: Driven::default(),
             sealing: Mutex::default(),
             owner,
@@ -155,11 +160,11 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::KeyConflict`]; [`LedgerError::Illegal`] if the id is taken.
     pub async fn open_purchase(&self, new: NewPurchase) -> Result<Opened, LedgerError> {
-        let open = self.write(move |db, handle, owner| {
+        let open = self.write(move |write, _, owner| {
             crash::before(Point::LedgerRoom);
             owner.room().keep().map_err(|error| no_room(&error))?;
             crash::after(Point::LedgerRoom);
-            store::open_purchase(db, &handle.clock, owner.id(), &new)
+            store::open_purchase(write, owner.id(), &new)
         });
         crash::around(Point::CustomerOpen, open).await
     }
@@ -182,9 +187,9 @@ impl Ledger {
         state: StateRow,
         entries: Vec<Entry>,
     ) -> Result<u64, LedgerError> {
-        self.write(move |db, handle, owner| {
+        self.write(move |write, _, owner| {
             let at = (id, expected_version);
-            store::commit(db, &handle.clock, owner.id(), at, &state, &entries)
+            store::commit(write, owner.id(), at, &state, &entries)
         })
         .await
     }
@@ -199,7 +204,7 @@ impl Ledger {
             return Ok(());
         }
         let key = provider.to_hex();
-        self.write(move |db, handle, _| store::remember_sealing(db, &handle.clock, &key))
+        self.write(move |write, _, _| store::remember_sealing(write, &key))
             .await?;
         locked(&self.0.sealing).insert(provider);
         Ok(())
@@ -384,9 +389,9 @@ impl Ledger {
         id: PurchaseId,
         expected_version: u64,
     ) -> Result<PurchaseRecord, LedgerError> {
-        self.write(move |db, handle, us| {
+        self.write(move |write, handle, us| {
             let at = (id, expected_version);
-            store::adopt(db, &handle.clock, us.id(), at, |owner| {
+            store::adopt(write, us.id(), at, |owner| {
                 !owner::lives(&handle.owners, owner)
             })
         })
@@ -423,46 +428,65 @@ impl Ledger {
 
     async fn write<T: Send + 'static>(
         &self,
-        work: impl Fn(&mut Connection, &Handle, &OwnerLock) -> Result<T, Fault> + Send + 'static,
+        work: impl Fn(&Write<'_>, &Handle, &OwnerLock) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        self.read(move |db, handle| {
-            let Some(owner) = &handle.owner else {
-                let why = "write to a ledger opened for reading";
-                return Err(LedgerError::Illegal(why.to_owned()).into());
-            };
-            if !handle.opened.are_there() {
-                return Err(gone());
-            }
-            let mut done = work(db, handle, owner);
-            if done.as_ref().is_err_and(Fault::is_full) && owner.room().give() {
-                // What the room was kept for.
-                done = work(db, handle, owner);
-            }
-            if done.is_ok()
-                && let Ok(written) = store::written(db)
-            {
-                owner.mark(written);
-            }
-            done
-        })
-        .await
+        self.wait_for(|tell| Task::Write(Box::new(Job::new(work, tell))))
+            .await
     }
 
-    /// Runs `work` on a thread that may block, one at a time: who waits, waits here and not there.
     async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Connection, &Handle) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        let mut db = Arc::clone(&self.0.db).lock_owned().await;
-        let handle = Arc::clone(&self.0);
-        blocking(&self.0.file, move || {
-            work(&mut db, &handle).map_err(|fault| fault.of(&handle.file))
+        self.wait_for(|tell| {
+            Task::Read(Box::new(move |db, handle| {
+                if !tell.is_closed() {
+                    let _ = tell.send(work(db, handle));
+                }
+            }))
         })
         .await
     }
+
+    /// Queues a task and waits until it is done. Whoever gets the connection first does all that is queued by
+    /// then, on a thread that may block: under load many tasks share one such thread, and one commit.
+    async fn wait_for<T: Send + 'static>(
+        &self,
+        task: impl FnOnce(oneshot::Sender<Result<T, Fault>>) -> Task,
+    ) -> Result<T, LedgerError> {
+        let (tell, mut told) = oneshot::channel();
+        let handle = &self.0;
+        locked(&handle.queue).push_back(task(tell));
+        let outcome = loop {
+            tokio::select! {
+                biased;
+                outcome = &mut told => break outcome,
+                mut db = Arc::clone(&handle.db).lock_owned() => {
+                    let at_work = Arc::clone(handle);
+                    blocking(&handle.file, move || {
+                        at_work.serve(&mut db);
+                        Ok(())
+                    })
+                    .await?;
+                }
+            }
+        };
+        match outcome {
+            Ok(outcome) => outcome.map_err(|fault| fault.of(&handle.file)),
+            // Whoever had it in hand is gone, with its runtime or in a panic. What was not committed was not done.
+            Err(_) => Err(ending(&handle.file)),
+        }
+    }
 }
 
-fn gone() -> Fault {
+impl Handle {
+    /// The task that has waited longest.
+    pub(super) fn next_task(&self) -> Option<Task> {
+        locked(&self.queue).pop_front()
+    }
+}
+
+pub(super) fn gone() -> Fault {
     Fault::Unusable(
         "it, or its -wal file, was deleted or replaced while this process had it open, so nothing \
          more is written to it. Put it back as it was, then try again; without it, what was spent and \
@@ -488,11 +512,15 @@ async fn blocking<T: Send + 'static>(
         Err(failed) => match failed.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
             // Cancelled before it began: the runtime is going away.
-            Err(_) => Err(LedgerError::Storage {
-                path: file.display().to_string(),
-                problem: "the program is ending".to_owned(),
-            }),
+            Err(_) => Err(ending(file)),
         },
+    }
+}
+
+fn ending(file: &Path) -> LedgerError {
+    LedgerError::Storage {
+        path: file.display().to_string(),
+        problem: "the program is ending".to_owned(),
     }
 }
 

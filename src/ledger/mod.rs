@@ -61,6 +61,7 @@ mod owner;
 mod receipt;
 mod schema;
 mod store;
+mod together;
 
 use std::fmt;
 

@@ -1,4 +1,5 @@
-//! The ledger's SQL. Every function here is one transaction on one connection, and blocks.
+//! The ledger's SQL, which blocks. What changes something runs inside a [`Write`], several of them perhaps in the
+//! same; every other function is one transaction on one connection.
 
 mod checkup;
 mod fault;
@@ -42,7 +43,7 @@ const BUSY: Duration = Duration::from_secs(10);
 /// times this, and then the patient lose to the newcomers.
 const ASK_AGAIN: Duration = Duration::from_millis(1);
 /// Every statement there is stays prepared.
-const STATEMENTS: usize = 48;
+const STATEMENTS: usize = 52;
 
 /// Opens the file, which must exist, and brings it up to date.
 pub(super) fn connect(file: &Path) -> Result<Connection, Fault> {
@@ -116,27 +117,47 @@ fn prepare(db: &mut Connection) -> Result<(), Fault> {
     schema::migrate(db)
 }
 
-/// A write: it has the file to itself, and knows what time it is.
-struct Write<'db> {
+/// One transaction of changes: it has the file to itself, and knows what time it is.
+pub(super) struct Write<'db> {
     tx: Transaction<'db>,
     now: UnixSecs,
     moved_on: bool,
+    /// Rows that this connection had changed before.
+    before: i64,
 }
 
 impl<'db> Write<'db> {
-    fn begin(db: &'db mut Connection, clock: &Clock) -> Result<Self, Fault> {
+    pub(super) fn begin(db: &'db mut Connection, clock: &Clock) -> Result<Self, Fault> {
         let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let before = stored_time(&tx)?;
-        let now = clamp_time(clock.now()).max(before);
+        let latest = stored_time(&tx)?;
+        let now = clamp_time(clock.now()).max(latest);
         Ok(Self {
-            tx,
             now,
-            moved_on: now > before,
+            moved_on: now > latest,
+            before: rows_changed(&tx)?,
+            tx,
         })
     }
 
-    /// Makes it all durable, and the time with it.
-    fn end(self) -> Result<(), Fault> {
+    /// Makes one of several changes. If it says that it does not stand, nothing of it is left.
+    pub(super) fn one_of_several(
+        &self,
+        change: impl FnOnce() -> Result<bool, Fault>,
+    ) -> Result<(), Fault> {
+        let run = |sql: &str| self.tx.prepare_cached(sql)?.execute([]);
+        run("SAVEPOINT change")?;
+        if !change()? {
+            run("ROLLBACK TO change")?;
+        }
+        run("RELEASE change")?;
+        Ok(())
+    }
+
+    /// Makes it all durable, and the time with it. Where nothing changed, nothing is written.
+    pub(super) fn end(self) -> Result<(), Fault> {
+        if rows_changed(&self.tx)? == self.before {
+            return Ok(());
+        }
         if self.moved_on {
             self.tx
                 .prepare_cached("UPDATE ledger_time SET secs = ?1")?
@@ -256,14 +277,18 @@ impl<'db> Write<'db> {
     }
 }
 
+/// How many rows this connection has changed since it was opened.
+fn rows_changed(db: &Connection) -> Result<i64, Fault> {
+    let mut count = db.prepare_cached("SELECT total_changes()")?;
+    Ok(count.query_row([], |row| row.get(0))?)
+}
+
 /// Puts a purchase on record, or finds the one that its key names.
 pub(super) fn open_purchase(
-    db: &mut Connection,
-    clock: &Clock,
+    write: &Write<'_>,
     owner: &str,
     new: &NewPurchase,
 ) -> Result<Opened, Fault> {
-    let write = Write::begin(db, clock)?;
     if let Some(wanted) = &new.idempotency {
         let known = write
             .tx
@@ -288,7 +313,7 @@ pub(super) fn open_purchase(
     if stored(&write.tx, new.id)?.is_some() {
         return Err(LedgerError::Illegal(format!("purchase {} exists", new.id)).into());
     }
-    let seq = insert_purchase(&write, owner, new)?;
+    let seq = insert_purchase(write, owner, new)?;
     if let Some(named) = &new.idempotency {
         write
             .tx
@@ -311,28 +336,16 @@ pub(super) fn open_purchase(
         updated_at: write.now,
         reservation: None,
     };
-    write.end()?;
     Ok(Opened::New(record))
 }
 
 /// Remembers that this provider was sent a sealed request.
-pub(super) fn remember_sealing(
-    db: &mut Connection,
-    clock: &Clock,
-    provider: &str,
-) -> Result<(), Fault> {
-    let known = db
-        .prepare_cached("SELECT 1 FROM sealing_providers WHERE provider = ?1")?
-        .exists([provider])?;
-    if known {
-        return Ok(());
-    }
-    let write = Write::begin(db, clock)?;
+pub(super) fn remember_sealing(write: &Write<'_>, provider: &str) -> Result<(), Fault> {
     write
         .tx
         .prepare_cached("INSERT OR IGNORE INTO sealing_providers (provider) VALUES (?1)")?
         .execute([provider])?;
-    write.end()
+    Ok(())
 }
 
 fn insert_purchase(write: &Write<'_>, owner: &str, new: &NewPurchase) -> Result<i64, Fault> {
@@ -361,14 +374,12 @@ fn insert_purchase(write: &Write<'_>, owner: &str, new: &NewPurchase) -> Result<
 /// Applies `entries` in order and writes `state`, all or nothing, if the purchase is `owner`'s and
 /// still at version `expected`.
 pub(super) fn commit(
-    db: &mut Connection,
-    clock: &Clock,
+    write: &Write<'_>,
     owner: &str,
     (id, expected): (PurchaseId, u64),
     state: &StateRow,
     entries: &[Entry],
 ) -> Result<u64, Fault> {
-    let write = Write::begin(db, clock)?;
     let purchase = required(&write.tx, id)?;
     let record = &purchase.record;
     if record.owner != owner || record.version != expected {
@@ -378,7 +389,7 @@ pub(super) fn commit(
     let mut receipt_due = None;
     for entry in entries {
         if let Entry::Observe(seen) = entry {
-            record::observe(&write, &purchase, seen)?;
+            record::observe(write, &purchase, seen)?;
             continue;
         }
         if let Entry::Receipt(draft) = entry {
@@ -406,7 +417,7 @@ pub(super) fn commit(
         write.put_reservation(&purchase, it)?;
     }
     if let Some(draft) = receipt_due {
-        receipt::write(&write, &purchase, draft)?;
+        receipt::write(write, &purchase, draft)?;
     }
     if state.label != record.state.label {
         write.log(purchase.seq, "state", None, Some(&state.label))?;
@@ -426,7 +437,6 @@ pub(super) fn commit(
             version,
             write.now.get()
         ])?;
-    write.end()?;
     Ok(version)
 }
 
@@ -458,13 +468,11 @@ fn agree(before: Status, after: Status, money: Option<&Reservation>) -> Result<(
 
 /// Takes over a purchase whose owner `is_dead`.
 pub(super) fn adopt(
-    db: &mut Connection,
-    clock: &Clock,
+    write: &Write<'_>,
     owner: &str,
     (id, expected): (PurchaseId, u64),
     is_dead: impl Fn(&str) -> bool,
 ) -> Result<PurchaseRecord, Fault> {
-    let write = Write::begin(db, clock)?;
     let Stored { seq, mut record } = required(&write.tx, id)?;
     if record.version != expected {
         return Err(LedgerError::Conflict(id).into());
@@ -486,6 +494,5 @@ pub(super) fn adopt(
         )?
         .execute(params![seq, owner, record.version, write.now.get()])?;
     write.log(seq, "adopted", None, Some("its process is gone"))?;
-    write.end()?;
     Ok(record)
 }
