@@ -46,16 +46,17 @@ pub async fn open_client(
 /// # Errors
 /// If the identity or the wallet can't be opened.
 pub async fn client_builder(settings: &Settings, out: &Output) -> Result<Builder> {
+    let relays = settings.relays.clone();
+    let builder = ComputeClient::builder().relays(relays).dial()?;
     let (identity, _) = settings.open_identity(|note| out.note(note)).await?;
     let builder = match open_wallet(settings, &identity).await? {
-        Some(wallet) => ComputeClient::builder().wallet(wallet),
-        None => ComputeClient::builder().no_wallet(),
+        Some(wallet) => builder.wallet(wallet),
+        None => builder.no_wallet(),
     };
     Ok(builder
         .home(settings.home.clone())
         .config(settings.config.clone())
-        .identity(identity)
-        .relays(settings.relays.clone()))
+        .identity(identity))
 }
 
 /// Opens a client that buys nothing, for commands that need no wallet.
@@ -71,13 +72,14 @@ pub async fn open_looker(settings: &Settings, out: &Output) -> Result<ComputeCli
 /// # Errors
 /// If the identity can't be opened.
 pub async fn looker_builder(settings: &Settings, out: &Output) -> Result<Builder> {
+    let relays = settings.relays.clone();
+    let builder = ComputeClient::builder().relays(relays).dial()?;
     let (identity, _) = settings.open_identity(|note| out.note(note)).await?;
-    let builder = ComputeClient::builder()
+    let builder = builder
         .looks_only()
         .home(settings.home.clone())
         .config(settings.config.clone())
-        .identity(identity)
-        .relays(settings.relays.clone());
+        .identity(identity);
     Ok(match settings.network {
         Some(network) => builder.network(network),
         None => builder,

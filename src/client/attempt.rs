@@ -16,9 +16,9 @@ use crate::ledger::{NewPurchase, Opened};
 use crate::protocol::message::{AgentMessage, JobRequest};
 use crate::protocol::{Feature, KIND_TEXT_GENERATION, channel, codec};
 use crate::purchase::driver::Run;
-use crate::purchase::listen::{Since, listen};
+use crate::purchase::ears::Answers;
 use crate::purchase::state::{PayBy, State, Terms};
-use crate::relay::{Subscription, seal};
+use crate::relay::seal;
 use crate::units::{Msat, UnixSecs};
 
 impl Buyer<'_> {
@@ -102,11 +102,11 @@ impl Buyer<'_> {
     }
 
     /// What the provider says from now on. `None`: stopped, while no relay could be reached.
-    async fn answers(&self, terms: &Terms) -> Option<Result<Subscription>> {
-        let relays = &*self.ready.engine.relays;
+    async fn answers(&self, terms: &Terms) -> Option<Result<Answers>> {
+        let engine = &self.ready.engine;
         tokio::select! {
             biased;
-            answers = listen(relays, terms, Since::Now, self.left()) => Some(answers),
+            answers = engine.ears.listen(&*engine.relays, terms, self.left()) => Some(answers),
             () = self.stop.cancelled() => None,
         }
     }

@@ -246,6 +246,16 @@ impl Builder {
         Ok(client)
     }
 
+    /// Begins to connect to the relays that were named: opening the rest takes about as long.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] if an address is none.
+    pub(crate) fn dial(mut self) -> Result<Self> {
+        let relays = self.connect(&[])?;
+        self.relays = Some(Relays::Session(relays));
+        Ok(self)
+    }
+
     pub(super) async fn open(&self) -> Result<Ready> {
         let home = match &self.home {
             Some(home) => home.clone(),
@@ -276,6 +286,8 @@ impl Builder {
             Some(limits) => config.runway.lowered_by(limits),
             None => config.runway,
         };
+        // First, since a connection is made while the ledger is opened.
+        let relays = self.connect(&config.relays)?;
         let folder = home.make_folder(Role::Customer)?;
         let ledger = Ledger::open(&folder, self.clock.clone()).await?;
         let unproven_limit = [config.policy.unproven_limit, self.unproven_limit];
@@ -285,7 +297,8 @@ impl Builder {
         let engine = Engine {
             sealer: Arc::new(Sealer::new(identity.clone())),
             identity,
-            relays: self.connect(&config.relays)?,
+            relays,
+            ears: Arc::default(),
             wallet,
             ledger,
             limits: Limits::from(runway),

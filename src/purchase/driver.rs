@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::wallet::look_up;
+use super::ears::{Answers, Ears};
 use super::event::{PurchaseEvent, Receipt};
 use super::observed::{FirstToken, cuts_short, observation};
 use super::state::{Booking, Effect, Finish, Happening, Phase, State, Step};
@@ -31,7 +32,7 @@ use crate::protocol::message::AgentMessage;
 use crate::protocol::record::Observation;
 use crate::protocol::{channel, codec};
 use crate::relay::seal::{self, Sealer};
-use crate::relay::{Incoming, RelayError, RelaySession, Subscription};
+use crate::relay::{Incoming, RelayError, RelaySession};
 use crate::units::Msat;
 use crate::wallet::Wallet;
 
@@ -44,6 +45,8 @@ pub struct Engine {
     pub sealer: Arc<Sealer>,
     /// Carries it.
     pub relays: Arc<dyn RelaySession>,
+    /// Listens to providers, once for all purchases.
+    pub ears: Arc<Ears>,
     /// Pays; `None`: nothing is ever paid.
     pub wallet: Option<Arc<dyn Wallet>>,
     /// Keeps the books.
@@ -151,7 +154,7 @@ impl<'a> Run<'a> {
     ///
     /// # Errors
     /// With the code of `cli.md`, what was paid, and what is still reserved.
-    pub async fn buy(mut self, answers: Subscription, stop: &CancellationToken) -> Result<Receipt> {
+    pub async fn buy(mut self, answers: Answers, stop: &CancellationToken) -> Result<Receipt> {
         self.publish_request();
         self.tell(PurchaseEvent::Requested {
             purchase_id: self.state.terms.id,
@@ -187,11 +190,7 @@ impl<'a> Run<'a> {
     ///
     /// # Errors
     /// As [`Self::buy`].
-    pub async fn resume(
-        mut self,
-        answers: Subscription,
-        stop: &CancellationToken,
-    ) -> Result<Receipt> {
+    pub async fn resume(mut self, answers: Answers, stop: &CancellationToken) -> Result<Receipt> {
         self.resumed = true;
         self.queue.push_back(Happening::Resumed);
         self.drive(answers, stop).await
@@ -201,11 +200,7 @@ impl<'a> Run<'a> {
     ///
     /// # Errors
     /// As [`Self::buy`].
-    async fn drive(
-        mut self,
-        mut answers: Subscription,
-        stop: &CancellationToken,
-    ) -> Result<Receipt> {
+    async fn drive(mut self, mut answers: Answers, stop: &CancellationToken) -> Result<Receipt> {
         let mut listening = true;
         while self.finished.is_none() {
             if let Some(happening) = self.queue.pop_front() {
@@ -223,7 +218,7 @@ impl<'a> Run<'a> {
                     self.doubt_until = None;
                     Some(Happening::GiveUpLooking)
                 }
-                incoming = answers.next(), if listening => match incoming {
+                incoming = answers.next(&*self.engine.relays, &self.state.terms), if listening => match incoming {
                     Some(Incoming::StoredDone { .. }) => self.over_with_the_stored(),
                     Some(Incoming::Event(event)) => heard(self.engine, &self.state, &event),
                     None => {

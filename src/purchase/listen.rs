@@ -7,7 +7,7 @@ use nostr::{Filter, Kind, Timestamp};
 use super::state::Terms;
 use crate::config::CLOCK_SKEW_SECS;
 use crate::error::{Code, Error, Result};
-use crate::relay::{RelaySession, Subscription};
+use crate::relay::{RelayError, RelaySession, Subscription};
 
 /// How many stored messages are read at most before a request is made. All are older than the request but
 /// those that slip in while several relays are being asked; a busy provider's last quarter of an hour is
@@ -34,6 +34,17 @@ pub async fn listen(
     since: Since,
     within: Duration,
 ) -> Result<Subscription> {
+    subscribe(relays, terms, since, within)
+        .await
+        .map_err(|error| Error::new(Code::Network, error.to_string()))
+}
+
+pub(super) async fn subscribe(
+    relays: &dyn RelaySession,
+    terms: &Terms,
+    since: Since,
+    within: Duration,
+) -> std::result::Result<Subscription, RelayError> {
     let from = terms.started_at.minus(CLOCK_SKEW_SECS);
     let filter = Filter::new()
         .kind(Kind::ChannelMessage)
@@ -44,8 +55,5 @@ pub async fn listen(
         Since::Now => filter.limit(STORED_BEFORE),
         Since::Request => filter,
     };
-    relays
-        .subscribe(filter, within)
-        .await
-        .map_err(|error| Error::new(Code::Network, error.to_string()))
+    relays.subscribe(filter, within).await
 }

@@ -97,6 +97,8 @@
 pub mod assembly;
 #[doc(hidden)]
 pub mod driver;
+#[doc(hidden)]
+pub mod ears;
 pub mod event;
 #[doc(hidden)]
 pub mod listen;

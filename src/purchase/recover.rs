@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::driver::{Engine, Run, look_up};
+use super::ears::Answers;
 use super::event::PurchaseEvent;
 use super::listen::{Since, listen};
 use super::lock::Lock;
@@ -390,7 +391,8 @@ async fn fetch_result(
     // What was on the way when the process died is read again from the relays.
     state.stream = super::assembly::Assembly::default();
     state.shown = 0;
-    let answers = listen(&*engine.relays, &state.terms, Since::Request, patience).await?;
+    let own = listen(&*engine.relays, &state.terms, Since::Request, patience).await?;
+    let answers = Answers::from(own);
     let (tell, mut told) = mpsc::channel::<PurchaseEvent>(16);
     let started = Instant::now()
         .checked_sub(Duration::from_secs(now.since(state.terms.started_at)))

@@ -88,8 +88,9 @@ const ONLY: &[(&str, &[&str], &str)] = &[
             "disk",
             "ledger::store",
             "ledger::schema",
-            // Holds the connection for the store; says no SQL.
+            // Hold the connection for the store; say no SQL.
             "ledger::handle",
+            "ledger::together",
             "provider::store",
             "wallet::sim",
         ],
