@@ -84,11 +84,7 @@ impl From<Subscription> for Answers {
 
 impl Answers {
     /// The next thing that comes in; `None` once the relay session is closed. Cancel-safe.
-    pub(super) async fn next(
-        &mut self,
-        relays: &dyn RelaySession,
-        terms: &Terms,
-    ) -> Option<Incoming> {
+    pub async fn next(&mut self, relays: &dyn RelaySession, terms: &Terms) -> Option<Incoming> {
         loop {
             match &mut self.from {
                 Source::Own(own) => match own.next().await? {
@@ -207,10 +203,12 @@ impl Ear {
 
     fn bring(&self, event: Box<Event>) {
         let mut listeners = locked(&self.0);
-        // Deployed providers do not say what they answer: then it is for all to look into.
-        let answered = channel::answered(&event);
+        // Deployed providers do not say what they answer, and others may name another event of the job than its
+        // request: all look into that.
+        let names = |listener: &Listener| channel::answered(&event) == Some(listener.request);
+        let named = listeners.each.iter().any(names);
         listeners.each.retain(|listener| {
-            if answered.is_some_and(|request| request != listener.request) {
+            if named && !names(listener) {
                 return !listener.out.is_closed();
             }
             // Who can't keep up is told so by the end of what it reads.

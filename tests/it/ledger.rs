@@ -7,6 +7,7 @@ mod looks;
 mod model;
 mod races;
 mod receipts;
+mod together;
 
 use agent_compute::clock::Clock;
 use agent_compute::ids::{PaymentHash, PurchaseId, WalletId};

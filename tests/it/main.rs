@@ -15,6 +15,7 @@ mod crash;
 mod discovery;
 mod disk;
 mod doctor;
+mod ears;
 mod env;
 mod escrow;
 mod examples;
