@@ -12,7 +12,7 @@ use crate::crash::{self, Point};
 /// "acLG": tells our files from any other program's.
 const APPLICATION_ID: i64 = 0x6163_4c47;
 
-const MIGRATIONS: &[&str] = &[FIRST, SEALING, RECORD, RECEIPTS];
+const MIGRATIONS: &[&str] = &[FIRST, SEALING, RECORD, RECEIPTS, DAYS];
 
 /// The version of files that this program writes.
 pub(super) const LATEST: usize = MIGRATIONS.len();
@@ -204,6 +204,44 @@ CREATE TRIGGER receipts_never_change BEFORE UPDATE ON receipts
 BEGIN SELECT RAISE(ABORT, 'a receipt never changes'); END;
 CREATE TRIGGER receipts_stay BEFORE DELETE ON receipts
 BEGIN SELECT RAISE(ABORT, 'a receipt is never deleted'); END;
+";
+
+/// What each day, UTC, has spent: a limit must cost a busy day no more than a new one. In two halves, as SQLite's
+/// integers have 63 bits.
+const DAYS: &str = "
+CREATE TABLE days (
+    network TEXT NOT NULL,
+    play_money INTEGER NOT NULL CHECK (play_money IN (0, 1)),
+    day INTEGER NOT NULL CHECK (day >= 0),
+    high INTEGER NOT NULL CHECK (high >= 0),
+    low INTEGER NOT NULL CHECK (low >= 0),
+    PRIMARY KEY (network, play_money, day)
+) STRICT, WITHOUT ROWID;
+INSERT INTO days
+SELECT network, play_money, closed_at / 86400, sum(spent_msat >> 32), sum(spent_msat & 4294967295)
+FROM reservations WHERE status = 'settled' GROUP BY 1, 2, 3;
+
+CREATE TRIGGER spent_on_a_day AFTER UPDATE OF status ON reservations WHEN NEW.status = 'settled' BEGIN
+    INSERT INTO days VALUES (NEW.network, NEW.play_money, NEW.closed_at / 86400,
+        NEW.spent_msat >> 32, NEW.spent_msat & 4294967295)
+    ON CONFLICT DO UPDATE SET high = high + excluded.high, low = low + excluded.low;
+END;
+CREATE TRIGGER spent_at_once AFTER INSERT ON reservations WHEN NEW.status = 'settled' BEGIN
+    INSERT INTO days VALUES (NEW.network, NEW.play_money, NEW.closed_at / 86400,
+        NEW.spent_msat >> 32, NEW.spent_msat & 4294967295)
+    ON CONFLICT DO UPDATE SET high = high + excluded.high, low = low + excluded.low;
+END;
+CREATE TRIGGER days_only_grow BEFORE UPDATE ON days
+WHEN NEW.high < OLD.high OR NEW.low < OLD.low OR NEW.network <> OLD.network
+    OR NEW.play_money <> OLD.play_money OR NEW.day <> OLD.day
+BEGIN SELECT RAISE(ABORT, 'what a day has spent only grows'); END;
+CREATE TRIGGER days_stay BEFORE DELETE ON days
+BEGIN SELECT RAISE(ABORT, 'what a day has spent is never deleted'); END;
+
+DROP INDEX settled_by_time;
+DROP INDEX settled_by_tick;
+CREATE INDEX settled_by_tick ON reservations (network, play_money, tick, spent_msat)
+    WHERE status = 'settled' AND tick IS NOT NULL;
 ";
 
 /// Brings the file up to this program's version. A file that is there already costs one read.

@@ -11,6 +11,15 @@ use crate::ledger::{Checkup, LedgerError, schema};
 use crate::look::{self, Soundness};
 use crate::units::Msat;
 
+/// Days of which the sum and the payments say two things.
+const MISCOUNTED: &str = "
+    WITH paid AS (
+        SELECT network, play_money, closed_at / 86400, sum(spent_msat >> 32), sum(spent_msat & 4294967295)
+        FROM reservations WHERE status = 'settled' GROUP BY 1, 2, 3
+    )
+    SELECT * FROM (SELECT * FROM paid EXCEPT SELECT * FROM days)
+    UNION ALL SELECT * FROM (SELECT * FROM days EXCEPT SELECT * FROM paid)";
+
 /// Looks into the file. `None` if there is none.
 pub(in crate::ledger) fn check_up(
     file: &Path,
@@ -39,6 +48,11 @@ fn read(db: &Connection, within: Duration) -> Result<Checkup, Fault> {
     }
     found.soundness = look::soundness(db, within)?;
     if let Soundness::Damaged(_) = found.soundness {
+        return Ok(found);
+    }
+    if found.version == schema::LATEST && db.prepare(MISCOUNTED)?.exists([])? {
+        let what = "what it has down as spent on a day is not what that day's payments come to";
+        found.soundness = Soundness::Damaged(what.to_owned());
         return Ok(found);
     }
     found.time = stored_time(db)?;

@@ -193,3 +193,35 @@ fn a_state_is_not_shown_with_what_is_in_it() {
     assert!(shown.contains("open") && shown.contains("21"), "{shown}");
     assert!(!shown.contains("secret"), "{shown}");
 }
+
+#[tokio::test]
+async fn a_day_whose_sum_is_not_what_its_payments_come_to_is_damage() {
+    let dir = TempDir::new().unwrap();
+    let ledger = open(&dir, &Clock::fixed(NOON)).await;
+    for price in [700, 1_000] {
+        let id = paying(&ledger, price).await;
+        commit(&ledger, id, vec![settle(price)]).await.unwrap();
+    }
+    // Set aside and settled in one step.
+    let id = opened(&ledger, new_purchase()).await.id;
+    let entries = vec![Entry::Reserve(reserve(300)), Entry::InFlight, settle(300)];
+    commit(&ledger, id, entries).await.unwrap();
+    assert_eq!(usage(&ledger, None).await.spent_today, Msat::new(2_000));
+    let well = check_up(dir.path(), LONG).unwrap().unwrap();
+    assert_eq!(well.soundness, Soundness::Sound);
+    let db = Connection::open(dir.path().join("ledger.sqlite")).unwrap();
+    for less in [
+        "UPDATE days SET low = low - 1",
+        "DELETE FROM days",
+        "UPDATE days SET day = day - 1",
+    ] {
+        assert!(db.execute(less, []).is_err(), "{less}");
+    }
+    db.execute_batch("DROP TRIGGER days_only_grow; UPDATE days SET low = low - 1")
+        .unwrap();
+    let found = check_up(dir.path(), LONG).unwrap().unwrap();
+    assert!(
+        matches!(&found.soundness, Soundness::Damaged(what) if what.contains("spent on a day")),
+        "{found:?}"
+    );
+}

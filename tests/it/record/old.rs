@@ -1,9 +1,11 @@
 //! Ledgers of the first version, which kept no record of providers.
 
 use std::path::Path;
+use std::time::Duration;
 
 use agent_compute::clock::Clock;
-use agent_compute::ledger::{HistoryQuery, Ledger, Scope};
+use agent_compute::ledger::{HistoryQuery, Ledger, Limits, Scope, check_up};
+use agent_compute::look::Soundness;
 use agent_compute::protocol::record::{Outcome, Record};
 use agent_compute::units::{Msat, Network, UnixSecs};
 use nostr::PublicKey;
@@ -38,6 +40,41 @@ async fn record(folder: &Path) -> Record {
 
 fn counts(record: &Record) -> [u64; 5] {
     Outcome::ALL.map(|outcome| record.count(outcome))
+}
+
+#[tokio::test]
+async fn what_an_old_ledger_spent_still_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = write(dir.path());
+    let (at, spent): (u64, u64) = db
+        .query_row(
+            "SELECT max(closed_at), sum(spent_msat) FROM reservations
+             WHERE status = 'settled'
+             AND closed_at / 86400 = (SELECT max(closed_at) / 86400 FROM reservations)",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .unwrap();
+    drop(db);
+    assert!(spent > 0);
+    let clock = Clock::fixed(UnixSecs::new(at));
+    let ledger = Ledger::open(dir.path(), clock).await.unwrap();
+    let scope = Scope {
+        network: Network::Regtest,
+        play_money: true,
+    };
+    let limits = Limits {
+        daily: Msat::MAX,
+        per_tick: Msat::MAX,
+        per_job: Msat::MAX,
+        floor: Msat::ZERO,
+    };
+    let report = ledger.budget(scope, None, limits).await.unwrap();
+    assert_eq!(report.usage.spent_today, Msat::new(spent));
+    let found = check_up(dir.path(), Duration::from_secs(60))
+        .unwrap()
+        .unwrap();
+    assert_eq!(found.soundness, Soundness::Sound);
 }
 
 #[tokio::test]
