@@ -6,5 +6,6 @@
     missing_docs
 )]
 
+mod beside;
 mod gguf;
 mod llama;
