@@ -21,7 +21,8 @@ use crate::relay::{Incoming, RelayError, RelaySession, Subscription};
 /// How long a subscription outlives the last purchase that it was for.
 const KEPT: Duration = Duration::from_secs(30);
 
-/// A purchase that was brought nothing for so long asks the relays itself: they may have forgotten us.
+/// A purchase that was brought nothing for so long, while nobody else was either, asks the relays itself: they may
+/// have forgotten us.
 const QUIET: Duration = Duration::from_secs(3);
 
 /// Events that may wait for one purchase. One that has more to take asks the relays again, for what is stored.
@@ -46,6 +47,8 @@ struct Listeners {
     each: Vec<Listener>,
     /// Whether any came since this was looked at last.
     used: bool,
+    /// When anything came in last.
+    heard: Option<Instant>,
     /// Nothing is brought any more.
     over: bool,
 }
@@ -68,6 +71,7 @@ pub struct Answers {
 enum Source {
     Own(Subscription),
     Shared {
+        by: Weak<Ear>,
         incoming: Receiver<Box<Event>>,
         quiet_until: Instant,
     },
@@ -92,13 +96,22 @@ impl Answers {
                     incoming => return Some(incoming),
                 },
                 Source::Shared {
+                    by,
                     incoming,
                     quiet_until,
                 } => {
                     let event = tokio::select! {
                         biased;
                         event = incoming.recv() => event,
-                        () = sleep_until(*quiet_until) => None,
+                        () = sleep_until(*quiet_until) => {
+                            let heard = by.upgrade().and_then(|ear| ear.heard());
+                            let still = heard.map(|at| at + QUIET).filter(|until| *until > *quiet_until);
+                            if let Some(until) = still {
+                                *quiet_until = until;
+                                continue;
+                            }
+                            None
+                        }
                     };
                     if let Some(event) = event {
                         *quiet_until = Instant::now() + QUIET;
@@ -184,7 +197,11 @@ async fn bring(mut own: Subscription, ear: Arc<Ear>) {
 }
 
 impl Ear {
-    fn add(&self, request: EventId) -> Option<Answers> {
+    fn heard(&self) -> Option<Instant> {
+        locked(&self.0).heard
+    }
+
+    fn add(self: &Arc<Self>, request: EventId) -> Option<Answers> {
         let mut listeners = locked(&self.0);
         if listeners.over {
             return None;
@@ -194,6 +211,7 @@ impl Ear {
         listeners.each.push(Listener { request, out });
         Some(Answers {
             from: Source::Shared {
+                by: Arc::downgrade(self),
                 incoming,
                 quiet_until: Instant::now() + QUIET,
             },
@@ -203,6 +221,7 @@ impl Ear {
 
     fn bring(&self, event: Box<Event>) {
         let mut listeners = locked(&self.0);
+        listeners.heard = Some(Instant::now());
         // Deployed providers do not say what they answer, and others may name another event of the job than its
         // request: all look into that.
         let names = |listener: &Listener| channel::answered(&event) == Some(listener.request);

@@ -96,6 +96,10 @@ fn main() {
     }
     report.took = begun.elapsed();
     println!("{report}");
+    if plan.only.is_some() {
+        // Part of a table is not what the files are for.
+        return;
+    }
     for file in [&plan.json, &plan.svg] {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     }
