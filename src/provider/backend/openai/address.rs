@@ -89,7 +89,7 @@ impl FromStr for ServerAddress {
         }
         let mut path = url.path().trim_end_matches('/');
         if let Some(before) = CALLS.iter().find_map(|call| path.strip_suffix(call)) {
-            path = before;
+            path = before.trim_end_matches('/');
         }
         // Gateways have their versions anywhere (`/v1beta/openai`); who names none means the first.
         let path = if path.split('/').any(is_version) {
@@ -139,6 +139,7 @@ mod tests {
             ("https://host/v1beta/openai/", "https://host/v1beta/openai"),
             ("http://h:1/v1/chat/completions", "http://h:1/v1"),
             ("http://h:1/v1/models", "http://h:1/v1"),
+            ("http://h:1/v1//chat/completions/", "http://h:1/v1"),
         ] {
             assert_eq!(read(text).as_deref(), Ok(base), "{text}");
         }
