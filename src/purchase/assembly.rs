@@ -296,6 +296,13 @@ mod tests {
             Whole::Continues("!".to_owned())
         );
         assert_eq!(a.compare("It is the worst"), Whole::Contradicts);
+        // Of the last piece neither.
+        let a = fed(&[
+            (Some(0), "a", false),
+            (Some(1), "b", true),
+            (Some(1), "c", true),
+        ]);
+        assert_eq!((a.text(), a.is_complete()), ("ab", false));
     }
 
     #[test]
@@ -458,5 +465,7 @@ mod tests {
         let mut a = Assembly::default();
         let full = (1..).find(|seq| a.add(Some(*seq), "", false) == Added::TooMuch);
         assert_eq!(full, Some(u32::try_from(MAX_WAITING).unwrap() + 1));
+        // What they wait for has room all the same.
+        assert_eq!(a.add(Some(0), "x", false), Added::Text("x".to_owned()));
     }
 }
