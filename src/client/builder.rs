@@ -250,6 +250,7 @@ impl Builder {
     ///
     /// # Errors
     /// [`Code::Usage`] if an address is none.
+    #[cfg(feature = "cli")]
     pub(crate) fn dial(mut self) -> Result<Self> {
         let relays = self.connect(&[])?;
         self.relays = Some(Relays::Session(relays));

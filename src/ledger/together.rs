@@ -134,11 +134,19 @@ impl Handle {
         if !self.opened.are_there() {
             return fail_all(changes, handle::gone);
         }
-        let together = changes.len() > 1 && self.commit(db, owner, changes).is_ok();
-        if !together {
+        let together = match changes.len() {
+            1 => None,
+            _ => Some(self.commit(db, owner, changes)),
+        };
+        match together {
+            Some(Ok(())) => {}
+            // None would fare better alone, and each would wait as long again.
+            Some(Err(fault)) if fault.is_busy() => return fail_all(changes, Fault::busy),
             // One by one, so that each hears what is the matter with it.
-            for change in changes {
-                self.write_one(db, owner, change);
+            _ => {
+                for change in changes {
+                    self.write_one(db, owner, change);
+                }
             }
         }
         if let Ok(written) = store::written(db) {

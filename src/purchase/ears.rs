@@ -122,7 +122,12 @@ impl Answers {
                     match subscribe(relays, terms, Since::Request, QUIET).await {
                         Ok(own) => self.from = Source::Own(own),
                         Err(RelayError::Closed) => return None,
-                        Err(_) => *quiet_until = Instant::now() + QUIET,
+                        Err(_) => {
+                            *quiet_until = Instant::now() + QUIET;
+                            if incoming.is_closed() {
+                                sleep_until(*quiet_until).await;
+                            }
+                        }
                     }
                 }
             }

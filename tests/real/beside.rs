@@ -15,9 +15,10 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use agent_compute::client::{ComputeClient, PurchaseRequest};
+use agent_compute::clock::Clock;
 use agent_compute::config::{Home, Role};
 use agent_compute::identity::keystore;
 use agent_compute::relay::local::EmbeddedRelay;
@@ -248,7 +249,7 @@ async fn ours(relay: &str) -> Option<Row> {
     }
     cold.remove(0);
 
-    let agent = Home::at(&home.path().join("agent"));
+    let agent = Home::at(home.path().join("agent"));
     agent.make_folder(Role::Customer).unwrap();
     let (identity, _) = keystore::open_or_create(&agent.identity_file(Role::Customer)).unwrap();
     let wallet = SimWallet::open(&bank, identity.public_key(), SimOptions::default()).unwrap();
@@ -296,8 +297,7 @@ async fn beside_others_on_one_relay() {
             r#"{{"pair":"{pair}","cold_ms":{cold:.3},"warm_ms":{warm:.3}}}"#
         ));
     }
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let (at, machine) = (since.as_secs(), machine());
+    let (at, machine) = (Clock::system().now().get(), machine());
     let rows = json.join(",");
     let json = format!("{{\"at\":{at},\"machine\":\"{machine}\",\"rows\":[{rows}]}}\n");
     std::fs::write(folder().join("beside.json"), json).unwrap();

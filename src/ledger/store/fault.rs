@@ -51,7 +51,16 @@ impl Fault {
 
     /// The file is there, and may not be written.
     pub(super) fn read_only() -> Self {
-        let failure = ffi::Error::new(ffi::SQLITE_READONLY);
+        Self::by_code(ffi::SQLITE_READONLY)
+    }
+
+    /// Another process keeps the file locked.
+    pub(in crate::ledger) fn busy() -> Self {
+        Self::by_code(ffi::SQLITE_BUSY)
+    }
+
+    fn by_code(code: i32) -> Self {
+        let failure = ffi::Error::new(code);
         Self::Sql(rusqlite::Error::SqliteFailure(failure, None))
     }
 
@@ -64,7 +73,8 @@ impl Fault {
         )
     }
 
-    pub(super) fn is_busy(&self) -> bool {
+    /// Whether it is for another process that keeps the file locked.
+    pub(in crate::ledger) fn is_busy(&self) -> bool {
         let Self::Sql(error) = self else { return false };
         matches!(
             error.sqlite_error_code(),

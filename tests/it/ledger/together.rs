@@ -182,3 +182,22 @@ async fn who_gives_up_waiting_has_changed_nothing() {
     }
     assert_eq!(there, [true, false, true]);
 }
+
+#[tokio::test]
+async fn a_lock_that_stays_keeps_all_of_them_waiting_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(&dir, &Clock::fixed(NOON)).await;
+    opened(&ledger, new_purchase()).await;
+    let held = Held::on(&dir);
+    // The first waits its ten seconds alone, and those behind it theirs together; one by one they would take 80.
+    let answers = join_all((0..8).map(|_| ledger.open_purchase(new_purchase())));
+    let answers = tokio::time::timeout(std::time::Duration::from_secs(60), answers).await;
+    for answer in answers.expect("they wait together") {
+        assert!(
+            matches!(&answer, Err(LedgerError::Storage { problem, .. }) if problem.contains("locked")),
+            "{answer:?}"
+        );
+    }
+    held.let_go();
+    opened(&ledger, new_purchase()).await;
+}
