@@ -406,6 +406,9 @@ mod tests {
         assert!(matches!(a.add(Some(0), &full, false), Added::Text(_)));
         assert_eq!(a.add(Some(0), &full, false), Added::Nothing);
         assert_eq!(a.add(Some(1), "y", false), Added::TooMuch);
+        // An end that is not taken is missing.
+        assert_eq!(a.add(Some(1), "y", true), Added::TooMuch);
+        assert!(!a.is_complete());
     }
 
     #[test]

@@ -317,3 +317,116 @@ fn an_old_failure_that_is_read_again_does_not_hide_a_late_result() {
     let late = result(&s, "Paris");
     assert_eq!(finish(&step(&mut s, late, now())), Some(&Finish::Delivered));
 }
+
+#[test]
+fn the_end_of_a_stream_is_noticed_with_numbers_and_without() {
+    for (pieces, over) in [
+        (&[(None, false), (None, true)][..], true),
+        (&[(None, false)][..], false),
+        (&[(Some(0), true)][..], true),
+        // The last piece came first, and what was missing is no last one.
+        (&[(Some(1), true), (Some(0), false)][..], true),
+        (&[(Some(1), true)][..], false),
+    ] {
+        let mut s = paying();
+        step(&mut s, paid(), now());
+        let mut noticed = false;
+        for (seq, is_final) in pieces {
+            let happening = piece(&s, *seq, "a", *is_final);
+            let taken = step(&mut s, happening, now());
+            noticed = taken.effects == [Effect::AwaitWholeText];
+        }
+        assert_eq!(noticed, over, "{pieces:?}");
+    }
+}
+
+#[test]
+fn what_was_shown_in_pieces_is_shown_to_its_end_and_what_was_not_is_not() {
+    let shown = |taken: &Step| -> String {
+        let chunks = taken.tell.iter().filter_map(|event| match event {
+            PurchaseEvent::Chunk { text, .. } => Some(text.as_str()),
+            _ => None,
+        });
+        chunks.collect()
+    };
+    for (first, rest) in [(Some("Pa"), "ris"), (Some("Paris"), ""), (None, "")] {
+        let mut s = paying();
+        step(&mut s, paid(), now());
+        if let Some(first) = first {
+            let happening = piece(&s, Some(0), first, false);
+            assert_eq!(shown(&step(&mut s, happening, now())), first);
+        }
+        let whole = result(&s, "Paris");
+        let end = step(&mut s, whole, now());
+        assert_eq!(shown(&end), rest, "{first:?}");
+        assert_eq!(finish(&end), Some(&Finish::Delivered));
+    }
+}
+
+#[test]
+fn who_gets_no_result_is_told_what_it_cost_and_whether_one_may_come() {
+    let mut s = paying();
+    step(&mut s, paid(), now());
+    let empty = result(&s, "");
+    let ended = step(&mut s, empty, now());
+    let Some(Finish::Failed { message, .. }) = finish(&ended) else {
+        panic!("{ended:?}");
+    };
+    for words in ["its result is empty", "were paid", "agent-customer recover"] {
+        assert!(message.contains(words), "{message}");
+    }
+    let mut s = paying();
+    step(&mut s, paid(), now());
+    let all = piece(&s, Some(0), "Paris", true);
+    step(&mut s, all, now());
+    let other = result(&s, "London");
+    let ended = step(&mut s, other, now());
+    let Some(Finish::Failed { message, .. }) = finish(&ended) else {
+        panic!("{ended:?}");
+    };
+    assert!(
+        message.contains("not what it streamed") && !message.contains("recover"),
+        "{message}"
+    );
+}
+
+#[test]
+fn no_whole_text_means_nothing_while_the_stream_has_no_end_or_after_the_result() {
+    let means_nothing = |s: &mut State| {
+        let before = s.clone();
+        let taken = step(s, Happening::NoWholeText, now());
+        assert!(taken.effects.is_empty() && !taken.save, "{taken:?}");
+        assert_eq!(*s, before);
+    };
+    // Not over.
+    let mut s = paying();
+    step(&mut s, paid(), now());
+    let first = piece(&s, Some(0), "Pa", false);
+    step(&mut s, first, now());
+    means_nothing(&mut s);
+    // Over, and answered by the whole text already.
+    let mut s = paying();
+    let all = piece(&s, Some(0), "Paris", true);
+    step(&mut s, all, now());
+    let whole = result(&s, "Paris");
+    step(&mut s, whole, now());
+    means_nothing(&mut s);
+}
+
+#[test]
+fn of_two_failures_before_the_wallet_answers_the_first_counts() {
+    let mut s = paying();
+    for said in ["the first", "the second"] {
+        let failure = says(AgentMessage::JobError(JobError {
+            job_id: s.terms.job_id(),
+            code: "failed".into(),
+            message: said.into(),
+        }));
+        step(&mut s, failure, now());
+    }
+    let ended = step(&mut s, paid(), now());
+    let Some(Finish::Failed { message, .. }) = finish(&ended) else {
+        panic!("{ended:?}");
+    };
+    assert!(message.contains("the first"), "{message}");
+}

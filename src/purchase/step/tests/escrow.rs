@@ -657,3 +657,41 @@ fn a_row_from_before_there_was_escrow_is_read_and_written_as_it_was() {
     quote.invoice.as_mut().unwrap().hold_secs = 10_800;
     assert_eq!(read, s);
 }
+
+#[test]
+fn a_text_that_begins_like_an_error_lets_nothing_go_unless_it_was_streamed_to_its_end() {
+    const TEXT: &str = "Error: is human";
+    for (pieces, let_go) in [
+        (&[][..], false),
+        (&[(Some(0), TEXT, false)][..], false),
+        (&[(None, TEXT, true)][..], false),
+        (&[(Some(0), "Error: ", true)][..], false),
+        (
+            &[(Some(0), "Error: ", false), (Some(1), "is human", true)][..],
+            true,
+        ),
+    ] {
+        let mut s = locked();
+        for (seq, text, is_final) in pieces {
+            let happening = piece(&s, *seq, text, *is_final);
+            step(&mut s, happening, now());
+        }
+        let whole = result(&s, TEXT);
+        let taken = step(&mut s, whole, now());
+        assert_eq!(lets_go(&taken), let_go, "{pieces:?}");
+    }
+}
+
+#[test]
+fn a_provider_whose_lock_is_in_doubt_is_not_told_that_nobody_waits() {
+    let mut s = ordered();
+    step(&mut s, doubt(), now());
+    let late = Now {
+        at: s.terms.deadline,
+        elapsed_ms: 120_000,
+    };
+    let ended = step(&mut s, Happening::Deadline, late);
+    let cancels = |effect: &Effect| matches!(effect, Effect::Say(AgentMessage::Cancel(_)));
+    assert!(!ended.effects.iter().any(cancels), "{ended:?}");
+    assert_eq!(failed_with(&ended), Some(Code::PaymentUnknown));
+}
