@@ -58,6 +58,7 @@ mod checkup;
 mod diagram;
 mod handle;
 mod owner;
+mod paths;
 mod receipt;
 mod schema;
 mod store;

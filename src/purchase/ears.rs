@@ -147,10 +147,8 @@ impl Ears {
         within: Duration,
     ) -> Result<Answers> {
         let place = (terms.provider, terms.channel);
-        let connected = || relays.relays().iter().any(|relay| relay.connected);
-        if let Some(shared) = self.join(place, terms.request.id)
-            && connected()
-        {
+        let connected = relays.relays().iter().any(|relay| relay.connected);
+        if connected && let Some(shared) = self.join(place, terms.request.id) {
             return Ok(shared);
         }
         let own = listen(relays, terms, Since::Now, within).await?;
@@ -229,7 +227,8 @@ impl Ear {
         listeners.heard = Some(Instant::now());
         // Deployed providers do not say what they answer, and others may name another event of the job than its
         // request: all look into that.
-        let names = |listener: &Listener| channel::answered(&event) == Some(listener.request);
+        let answered = channel::answered(&event);
+        let names = |listener: &Listener| answered == Some(listener.request);
         let named = listeners.each.iter().any(names);
         listeners.each.retain(|listener| {
             if named && !names(listener) {

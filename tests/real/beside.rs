@@ -6,10 +6,10 @@
 //! BESIDE_JOBS=50 cargo test --release --workspace --test real beside -- --nocapture
 //! ```
 //!
-//! What is asserted is that each pair does its jobs, never how fast. The times are printed, and written to
-//! `target/tmp/beside/beside.json`. They are not alike in what they do: ours pays an invoice for each job, in play
-//! money, and has each step on the disk of buyer, seller and bank before the next; the others pay nothing and keep
-//! nothing. Node.js and Python are needed; the packages are installed into `target/tmp`.
+//! What is asserted is that each pair does its jobs, never how fast. The times are printed, and written as JSON
+//! beside the packages, which are installed where cargo lets its tests write. The pairs are not alike in what they
+//! do: ours pays an invoice for each job, in play money, and has each step on the disk of buyer, seller and bank
+//! before the next; the others pay nothing and keep nothing. Node.js with npm and Python with venv are needed.
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
