@@ -125,6 +125,17 @@ pub struct WalletConfig {
     pub kind: Option<WalletKind>,
     /// `[wallet.sim]`
     pub sim: SimConfig,
+    /// `[wallet.nwc]`
+    pub nwc: NwcConfig,
+}
+
+/// Nostr Wallet Connect.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NwcConfig {
+    /// Where the connection string is, if neither in the environment nor kept by `wallet setup`.
+    pub uri: Option<SecretRef>,
+    /// The network that the wallet must be on; `None`: mainnet.
+    pub network: Option<Network>,
 }
 
 /// A wallet backend.

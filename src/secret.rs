@@ -82,6 +82,14 @@ pub enum SecretError {
     /// The file is larger than any secret.
     #[error("{path} is larger than {MAX_SECRET_FILE_BYTES} bytes: not a secret", path = .0.display())]
     TooLarge(PathBuf),
+    /// Others on this machine can read, or change, the file of a secret that is as good as money.
+    #[error("{path} is open to others (mode {mode:03o}): chmod 600 it, and consider what it held seen", path = path.display())]
+    OpenToOthers {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
     /// Two places that exclude each other.
     #[error("{0} and {1} are both set: unset one of them")]
     Both(String, String),
@@ -142,11 +150,27 @@ impl Environment {
     /// # Errors
     /// If both are set, or the file can't be used.
     pub fn secret(&self, name: &str) -> Result<Option<Secret>, SecretError> {
+        self.secret_by(name, read_secret_file)
+    }
+
+    /// The same, from a file for its owner alone.
+    ///
+    /// # Errors
+    /// If both are set, or the file can't be used or is open to others.
+    pub fn private_secret(&self, name: &str) -> Result<Option<Secret>, SecretError> {
+        self.secret_by(name, read_private_file)
+    }
+
+    fn secret_by(
+        &self,
+        name: &str,
+        read: impl FnOnce(&Path) -> Result<Secret, SecretError>,
+    ) -> Result<Option<Secret>, SecretError> {
         let file_variable = format!("{name}_FILE");
         match (self.get(name)?, self.path(&file_variable)) {
             (Some(_), Some(_)) => Err(SecretError::Both(name.to_owned(), file_variable)),
             (Some(value), None) => Ok(Some(trimmed(value))),
-            (None, Some(path)) => read_secret_file(&path).map(Some),
+            (None, Some(path)) => read(&path).map(Some),
             (None, None) => Ok(None),
         }
     }
@@ -190,12 +214,33 @@ impl SecretRef {
     /// # Errors
     /// If it isn't there.
     pub fn resolve(&self, environment: &Environment, folder: &Path) -> Result<Secret, SecretError> {
+        self.resolve_by(environment, folder, read_secret_file)
+    }
+
+    /// The same, where a file must be for its owner alone.
+    ///
+    /// # Errors
+    /// If it isn't there, or its file is open to others.
+    pub fn resolve_private(
+        &self,
+        environment: &Environment,
+        folder: &Path,
+    ) -> Result<Secret, SecretError> {
+        self.resolve_by(environment, folder, read_private_file)
+    }
+
+    fn resolve_by(
+        &self,
+        environment: &Environment,
+        folder: &Path,
+        read: impl FnOnce(&Path) -> Result<Secret, SecretError>,
+    ) -> Result<Secret, SecretError> {
         match self {
             Self::Env(name) => match environment.get(name)? {
                 Some(value) => Ok(trimmed(value)),
                 None => Err(SecretError::NotSet(name.clone())),
             },
-            Self::File(path) => read_secret_file(&folder.join(path)),
+            Self::File(path) => read(&folder.join(path)),
         }
     }
 }
@@ -228,12 +273,37 @@ pub struct NotAReference;
 /// # Errors
 /// If the file can't be read, is empty, no text, or larger than [`MAX_SECRET_FILE_BYTES`].
 pub fn read_secret_file(path: &Path) -> Result<Secret, SecretError> {
+    read_file(path, |file| {
+        warn_if_open_to_others(path, file);
+        Ok(())
+    })
+}
+
+/// Reads a secret from a file that its owner alone may read, and refuses any other: whoever has a wallet's
+/// connection has the money.
+///
+/// # Errors
+/// As [`read_secret_file`], and [`SecretError::OpenToOthers`].
+pub fn read_private_file(path: &Path) -> Result<Secret, SecretError> {
+    read_file(path, |file| match mode_open_to_others(file) {
+        Some(mode) => Err(SecretError::OpenToOthers {
+            path: path.to_owned(),
+            mode,
+        }),
+        None => Ok(()),
+    })
+}
+
+fn read_file(
+    path: &Path,
+    check: impl FnOnce(&std::fs::File) -> Result<(), SecretError>,
+) -> Result<Secret, SecretError> {
     let unreadable = |problem| SecretError::Unreadable {
         path: path.to_owned(),
         problem,
     };
     let file = std::fs::File::open(path).map_err(unreadable)?;
-    warn_if_open_to_others(path, &file);
+    check(&file)?;
     let mut bytes = Wiped(Vec::new());
     file.take(MAX_SECRET_FILE_BYTES + 1)
         .read_to_end(&mut bytes.0)
@@ -249,16 +319,24 @@ pub fn read_secret_file(path: &Path) -> Result<Secret, SecretError> {
     }
 }
 
-/// Tells the log when a file that holds a secret can be read by others.
+/// The permissions of a file that others may read or change.
 #[cfg(unix)]
-pub(crate) fn warn_if_open_to_others(path: &Path, file: &std::fs::File) {
+fn mode_open_to_others(file: &std::fs::File) -> Option<u32> {
     use std::os::unix::fs::PermissionsExt as _;
 
-    let Ok(metadata) = file.metadata() else {
-        return;
-    };
+    let metadata = file.metadata().ok()?;
     let mode = metadata.permissions().mode() & 0o777;
-    if metadata.is_file() && mode & 0o077 != 0 {
+    (metadata.is_file() && mode & 0o077 != 0).then_some(mode)
+}
+
+#[cfg(not(unix))]
+fn mode_open_to_others(_file: &std::fs::File) -> Option<u32> {
+    None
+}
+
+/// Tells the log when a file that holds a secret can be read by others.
+pub(crate) fn warn_if_open_to_others(path: &Path, file: &std::fs::File) {
+    if let Some(mode) = mode_open_to_others(file) {
         tracing::warn!(
             path = %path.display(),
             mode = format_args!("{mode:03o}"),
@@ -266,9 +344,6 @@ pub(crate) fn warn_if_open_to_others(path: &Path, file: &std::fs::File) {
         );
     }
 }
-
-#[cfg(not(unix))]
-pub(crate) fn warn_if_open_to_others(_path: &Path, _file: &std::fs::File) {}
 
 /// Makes a folder for its owner alone (0700), and those above it. One that exists is left as it is.
 pub(crate) fn make_private_folder(folder: &Path) -> std::io::Result<()> {
@@ -343,6 +418,29 @@ mod tests {
         let emptied = Environment::of([("KEY", ""), ("KEY_FILE", path)]);
         assert!(emptied.secret("KEY").unwrap().is_some());
         assert_eq!(Environment::of([]).secret("KEY").unwrap(), None);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_as_good_as_money_is_for_its_owner_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("uri");
+        std::fs::write(&path, "the connection").unwrap();
+        let environment = Environment::of([("URI_FILE", path.to_str().unwrap())]);
+        let reference = SecretRef::File(path.clone());
+        for (mode, is_taken) in [(0o600, true), (0o400, true), (0o640, false), (0o602, false)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            for read in [
+                read_private_file(&path),
+                environment.private_secret("URI").map(Option::unwrap),
+                reference.resolve_private(&environment, folder.path()),
+            ] {
+                assert_eq!(read.is_ok(), is_taken, "{mode:o}");
+            }
+            assert!(read_secret_file(&path).is_ok());
+        }
     }
 
     #[test]

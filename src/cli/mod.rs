@@ -14,6 +14,7 @@ mod ask;
 pub mod backends;
 pub mod commands;
 pub mod customer;
+mod given;
 mod help;
 pub mod output;
 mod parse;

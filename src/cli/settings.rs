@@ -19,8 +19,9 @@ use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
 use crate::identity::source::{Origin, Source};
 use crate::ledger::{Limits, Scope};
-use crate::secret::Environment;
+use crate::secret::{Environment, Secret, read_private_file};
 use crate::units::{Msat, Network};
+use crate::wallet::nwc::Connection;
 use crate::wallet::sim::Fault;
 
 /// The variable with the folder for everything.
@@ -29,6 +30,9 @@ pub const HOME_VARIABLE: &str = "AGENT_COMPUTE_HOME";
 pub const SIM_BANK_VARIABLE: &str = "AGENT_COMPUTE_SIM_BANK";
 /// The variable with the fault that the sim wallet injects.
 pub const SIM_FAULT_VARIABLE: &str = "AGENT_COMPUTE_SIM_FAULT";
+/// The variables with the connection of a wallet, each also as a file (`…_FILE`). The first is ours; the
+/// others are what wallets and other clients call it.
+pub const NWC_VARIABLES: [&str; 3] = ["NWC_URI", "NWC_URL", "NWC_CONNECTION_STRING"];
 
 /// What every command of a program needs to know.
 #[derive(Clone, Debug)]
@@ -58,6 +62,8 @@ pub enum WalletChoice {
     Without,
     /// Play money.
     Sim(SimChoice),
+    /// A wallet elsewhere, by Nostr Wallet Connect.
+    Nwc(NwcChoice),
     /// A kind that this build does not have.
     Missing(WalletKind),
 }
@@ -73,6 +79,16 @@ pub struct SimChoice {
     pub fee: Msat,
     /// What goes wrong with payments.
     pub fault: Option<Fault>,
+}
+
+/// The wallet connection that was chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NwcChoice {
+    /// The connection; `None`: there is none; or what is wrong with it. Commands that need no wallet work all
+    /// the same.
+    pub connection: std::result::Result<Option<Connection>, String>,
+    /// The network that the wallet must be on.
+    pub network: Network,
 }
 
 impl Settings {
@@ -102,7 +118,7 @@ impl Settings {
         environment: Environment,
         (home, config): (Home, Config),
     ) -> Result<Self> {
-        let wallet = choose_wallet(flags, no_wallet, &config, &home, &environment)?;
+        let wallet = choose_wallet(role, flags, no_wallet, &config, &home, &environment)?;
         let network = agree_on_network(&wallet, flags.network)?;
         let identity = Source {
             file: config
@@ -241,6 +257,7 @@ fn choose_relays(flags: &[RelayUrl], file: &[RelayUrl]) -> Result<Vec<RelayUrl>>
 }
 
 fn choose_wallet(
+    role: Role,
     flags: &GlobalArgs,
     no_wallet: bool,
     config: &Config,
@@ -253,11 +270,24 @@ fn choose_wallet(
             None => Ok(WalletChoice::Without),
         };
     }
-    let Some(kind) = flags.wallet.or(config.wallet.kind) else {
-        return Ok(WalletChoice::Unset);
+    let nwc = || NwcChoice {
+        connection: nwc_connection(role, config, home, environment),
+        network: flags
+            .network
+            .or(config.wallet.nwc.network)
+            .unwrap_or(Network::Mainnet),
     };
-    if kind != WalletKind::Sim {
-        return Ok(WalletChoice::Missing(kind));
+    match flags.wallet.or(config.wallet.kind) {
+        None => {
+            let nwc = nwc();
+            return Ok(match nwc.connection {
+                Ok(None) => WalletChoice::Unset,
+                _ => WalletChoice::Nwc(nwc),
+            });
+        }
+        Some(WalletKind::Nwc) => return Ok(WalletChoice::Nwc(nwc())),
+        Some(WalletKind::Sim) => {}
+        Some(kind) => return Ok(WalletChoice::Missing(kind)),
     }
     let sim = &config.wallet.sim;
     let fault = environment
@@ -277,11 +307,55 @@ fn choose_wallet(
     }))
 }
 
+/// The wallet connection of the environment, the configuration, or the file that `wallet setup nwc` wrote.
+fn nwc_connection(
+    role: Role,
+    config: &Config,
+    home: &Home,
+    environment: &Environment,
+) -> std::result::Result<Option<Connection>, String> {
+    let mut found: Option<(String, Secret)> = None;
+    for name in NWC_VARIABLES {
+        let value = environment
+            .private_secret(name)
+            .map_err(|error| error.to_string())?;
+        let Some(value) = value else { continue };
+        match &found {
+            Some((other, earlier)) if *earlier != value => {
+                return Err(format!(
+                    "{other} and {name} hold different connections: unset one of them"
+                ));
+            }
+            Some(_) => {}
+            None => found = Some((name.to_owned(), value)),
+        }
+    }
+    if let (None, Some(reference)) = (&found, &config.wallet.nwc.uri) {
+        let value = reference
+            .resolve_private(environment, &config.folder)
+            .map_err(|error| format!("[wallet.nwc] uri: {error}"))?;
+        found = Some(("[wallet.nwc] uri".to_owned(), value));
+    }
+    let kept = home.nwc_file(role);
+    if found.is_none() && kept.exists() {
+        let value = read_private_file(&kept).map_err(|error| error.to_string())?;
+        found = Some((kept.display().to_string(), value));
+    }
+    let Some((place, uri)) = found else {
+        return Ok(None);
+    };
+    Connection::parse(&uri)
+        .map(Some)
+        .map_err(|error| format!("{place}: {error}"))
+}
+
 fn agree_on_network(wallet: &WalletChoice, asked: Option<Network>) -> Result<Option<Network>> {
     let (network, whose) = match wallet {
         WalletChoice::Unset | WalletChoice::Missing(_) => return Ok(asked),
         WalletChoice::Without => (Network::Regtest, "--no-wallet"),
         WalletChoice::Sim(sim) => (sim.network, "the sim wallet (play money)"),
+        // Held against what the wallet says of itself when it is opened.
+        WalletChoice::Nwc(nwc) => return Ok(Some(nwc.network)),
     };
     match asked {
         Some(asked) if asked != network => {

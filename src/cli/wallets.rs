@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use super::settings::{Settings, SimChoice, WalletChoice};
+use super::settings::{NWC_VARIABLES, NwcChoice, Settings, SimChoice, WalletChoice};
 use crate::clock::Clock;
 use crate::config::Role;
 use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
 use crate::ledger::{HistoryQuery, Ledger, PurchaseRecord, Reservation};
 use crate::units::Msat;
+use crate::relay::pool::{PoolOptions, RelayPoolSession};
+use crate::wallet::nwc::{Connection, NwcOptions, NwcWallet};
 use crate::wallet::sim::{SimOptions, SimWallet};
 use crate::wallet::{Wallet, WalletError};
 
@@ -27,18 +29,61 @@ pub async fn open_wallet(
             refuse_new_bank(settings, sim).await?;
             Ok(Some(Arc::new(open_sim(sim, identity).await?)))
         }
+        WalletChoice::Nwc(nwc) => Ok(Some(Arc::new(open_nwc(nwc).await?))),
         WalletChoice::Unset => Err(Error::new(
             Code::Wallet,
-            "no wallet is configured: name one with --wallet or [wallet] kind (sim is play money)",
+            "no wallet is configured: connect your own with `wallet setup nwc` or NWC_URI, or take \
+             --wallet sim (play money)",
         )),
         WalletChoice::Missing(kind) => Err(Error::new(
             Code::Wallet,
             format!(
-                "this build has no {} wallet; it has sim (play money)",
+                "this build has no {} wallet; it has nwc (your own, by Nostr Wallet Connect) and sim (play money)",
                 kind.as_str()
             ),
         )),
     }
+}
+
+/// Opens the wallet behind the chosen connection.
+///
+/// # Errors
+/// [`Code::Usage`] if the connection is damaged or open to others, [`Code::Wallet`] if there is none or the
+/// wallet refuses it, [`Code::Network`] if the wallet does not answer.
+pub async fn open_nwc(nwc: &NwcChoice) -> Result<NwcWallet> {
+    let connection = match &nwc.connection {
+        Ok(Some(connection)) => connection.clone(),
+        Ok(None) => {
+            return Err(Error::new(
+                Code::Wallet,
+                format!(
+                    "there is no wallet connection: make one with `wallet setup nwc`, or set {} or [wallet.nwc] uri",
+                    NWC_VARIABLES[0]
+                ),
+            ));
+        }
+        Err(problem) => return Err(Error::new(Code::Usage, problem.clone())),
+    };
+    connect(connection, nwc.network).await
+}
+
+/// Opens a connection over a session with its own relays.
+///
+/// # Errors
+/// As [`open_nwc`].
+pub(super) async fn connect(
+    connection: Connection,
+    network: crate::units::Network,
+) -> Result<NwcWallet> {
+    let session = RelayPoolSession::connect(connection.relays(), PoolOptions::default())
+        .map_err(|error| Error::new(Code::Usage, error.to_string()))?;
+    let options = NwcOptions {
+        network,
+        ..NwcOptions::default()
+    };
+    NwcWallet::open(connection, session, options)
+        .await
+        .map_err(told)
 }
 
 /// Opens the play-money wallet of this identity.

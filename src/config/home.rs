@@ -32,6 +32,7 @@ impl Role {
 /// config.toml
 /// customer/identity.enc   customer/ledger.sqlite
 /// provider/identity.enc   provider/jobs.sqlite
+/// customer/nwc.uri        provider/nwc.uri
 /// sim-bank.sqlite
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +104,12 @@ impl Home {
     #[must_use]
     pub fn jobs_file(&self) -> PathBuf {
         self.folder(Role::Provider).join("jobs.sqlite")
+    }
+
+    /// Where `wallet setup nwc` keeps the connection of one program.
+    #[must_use]
+    pub fn nwc_file(&self, role: Role) -> PathBuf {
+        self.folder(role).join("nwc.uri")
     }
 
     /// The bank of play money, unless the owner names another.

@@ -8,17 +8,18 @@ use serde::{Deserialize, Deserializer};
 
 use super::{
     BackendKind, Config, Encrypt, IdentityConfig, MAX_ANNOUNCE_EVERY_SECS, MAX_MAX_JOBS,
-    MAX_RELAYS, Policy, ProviderConfig, Runway, Select, SimConfig, WalletConfig, WalletKind,
+    MAX_RELAYS, NwcConfig, Policy, ProviderConfig, Runway, Select, SimConfig, WalletConfig, WalletKind,
 };
 use crate::secret::SecretRef;
 use crate::units::{Msat, Network};
 
 /// Every section, and the keys in it.
-pub const KEYS: [(&str, &[&str]); 7] = [
+pub const KEYS: [(&str, &[&str]); 8] = [
     ("identity", &["file", "secret_key", "mnemonic"]),
     ("relays", &["urls"]),
     ("wallet", &["kind"]),
     ("wallet.sim", &["bank", "fee_msats", "network"]),
+    ("wallet.nwc", &["uri", "network"]),
     (
         "runway",
         &[
@@ -88,6 +89,14 @@ struct RelaysSection {
 struct WalletSection {
     kind: Option<Word<WalletKind>>,
     sim: SimSection,
+    nwc: NwcSection,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct NwcSection {
+    uri: Option<SecretRef>,
+    network: Option<Network>,
 }
 
 #[derive(Default, Deserialize)]
@@ -163,6 +172,10 @@ impl File {
                     bank: self.wallet.sim.bank.map(|bank| folder.join(bank)),
                     fee: self.wallet.sim.fee_msats.map_or(sim.fee, |fee| fee.0),
                     network: self.wallet.sim.network.unwrap_or(sim.network),
+                },
+                nwc: NwcConfig {
+                    uri: self.wallet.nwc.uri,
+                    network: self.wallet.nwc.network,
                 },
             },
             runway: Runway {

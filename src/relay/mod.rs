@@ -4,6 +4,7 @@
 //! that was asked for, and comes once, however many relays sent it. Nothing else is promised: a
 //! relay may drop, delay, reorder and replay.
 
+pub mod direct;
 pub mod local;
 pub mod pool;
 pub mod probe;

@@ -15,6 +15,7 @@
 pub mod conformance;
 pub mod invoice;
 pub mod issue;
+pub mod nwc;
 pub mod sim;
 
 use std::fmt;

@@ -26,6 +26,7 @@ mod hostile;
 mod identity;
 mod ledger;
 mod market_sim;
+mod nwc;
 mod openai;
 mod original;
 mod privacy;

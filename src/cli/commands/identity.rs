@@ -1,16 +1,14 @@
 //! `identity`: make, import and show a program's key, guard it with a password, and write it down. Only
 //! `backup` prints the secret.
 
-use std::io::{self, IsTerminal as _};
-
 use nostr::PublicKey;
 use nostr::nips::nip19::ToBech32 as _;
 use serde::Serialize;
 
 use crate::cli::args::IdentityCommand;
-use crate::cli::ask::{self, Owner, can_ask, hidden};
+use crate::cli::ask::{self, Owner, can_ask};
+use crate::cli::given::Given;
 use crate::cli::output::Output;
-use crate::cli::prompt::read_text;
 use crate::cli::settings::{Settings, off_the_runtime};
 use crate::error::{Code, Error, Result};
 use crate::identity::IdentityError;
@@ -18,7 +16,7 @@ use crate::identity::keystore::{self, Kept, Stored};
 use crate::identity::mnemonic::{self, WordCount};
 use crate::identity::password::StrongPassword;
 use crate::identity::source::{NEW_PASSWORD_VARIABLE, Origin, Source};
-use crate::secret::{MAX_SECRET_FILE_BYTES, Secret, read_secret_file};
+use crate::secret::Secret;
 
 #[derive(Serialize)]
 struct Shown {
@@ -60,9 +58,9 @@ pub async fn run(settings: Settings, command: IdentityCommand, out: &Output) -> 
         }
         IdentityCommand::Import { from } => {
             // Told first: a secret that was typed here has been seen, whatever else is wrong.
-            let place = Place::of(&from)?;
+            let given = Given::of(&from, "identity import")?;
             refuse_if_kept(&settings)?;
-            let text = place.read()?;
+            let text = given.read(QUESTION, "identity import")?;
             let source = settings.identity;
             let mut owner = Owner::new(source.environment.clone());
             let kept = off_the_runtime(move || Ok(Kept::from_text(&text, &mut owner)?)).await?;
@@ -275,51 +273,8 @@ fn show(key: PublicKey, source: &'static str, encrypted: Option<bool>, out: &Out
     Ok(())
 }
 
-/// Where an imported secret is.
-enum Place<'a> {
-    /// A file.
-    File(&'a str),
-    /// Stdin, or a prompt if that is a terminal.
-    Stdin,
-}
-
-impl<'a> Place<'a> {
-    fn of(words: &'a [String]) -> Result<Self> {
-        match words {
-            [] => Ok(Self::Stdin),
-            [word] if word == "-" => Ok(Self::Stdin),
-            [word] => match word.strip_prefix('@') {
-                Some(path) => Ok(Self::File(path)),
-                None => Err(usage(NEVER_ARGV)),
-            },
-            _ => Err(usage(NEVER_ARGV)),
-        }
-    }
-
-    fn read(&self) -> Result<Secret> {
-        let stdin = io::stdin();
-        let text = match self {
-            Self::File(path) => {
-                return read_secret_file(path.as_ref())
-                    .map_err(|error| usage(&format!("identity import: {error}")));
-            }
-            Self::Stdin if stdin.is_terminal() => {
-                hidden("BIP39 words, an nsec, hex or an ncryptsec, then Enter (nothing is shown): ")
-                    .map_err(|error| usage(error.message()))?
-            }
-            Self::Stdin => Secret::new(read_text("stdin", stdin.lock(), MAX_SECRET_FILE_BYTES)?),
-        };
-        match text.expose().trim() {
-            "" => Err(usage("identity import: nothing was given")),
-            secret => Ok(Secret::new(secret)),
-        }
-    }
-}
-
 fn usage(message: &str) -> Error {
     Error::new(Code::Usage, message)
 }
 
-const NEVER_ARGV: &str = "identity import: a secret is never given on the command line, which every user of \
-     this machine can read: use - for stdin, @FILE for a file, or nothing for a prompt. If a real secret \
-     stood here, consider it seen";
+const QUESTION: &str = "BIP39 words, an nsec, hex or an ncryptsec, then Enter (nothing is shown): ";

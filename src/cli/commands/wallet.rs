@@ -1,5 +1,9 @@
 //! `wallet`: what the wallet has, and how money gets into it.
 
+mod connect;
+
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use crate::cli::args::WalletCommand;
@@ -11,6 +15,8 @@ use crate::error::{Code, Error, Result};
 use crate::ids::PaymentHash;
 use crate::units::{Msat, Network};
 use crate::wallet::{InvoiceRequest, Wallet};
+
+pub(in crate::cli) use self::connect::missing;
 
 /// How long an invoice made by hand can be paid, in seconds: an hour.
 const INVOICE_EXPIRY_SECS: u64 = 3600;
@@ -44,53 +50,65 @@ struct Invoice<'a> {
 /// [`Code::Wallet`] if there is no such wallet or it can't do this, [`Code::Network`] if it can't be
 /// reached, [`Code::Usage`] for what this kind of wallet has no use for.
 pub async fn run(settings: Settings, command: WalletCommand, out: &Output) -> Result<()> {
-    if let (WalletCommand::Setup, WalletChoice::Sim(_)) = (&command, &settings.wallet) {
-        return Err(Error::new(
-            Code::Usage,
-            "wallet setup: the sim wallet needs none; `wallet fund SATS` adds play money",
-        ));
+    if let WalletCommand::Setup { words } = &command {
+        return connect::run(&settings, words, out).await;
     }
-    if let WalletChoice::Unset | WalletChoice::Missing(_) = settings.wallet {
-        // Says what is missing, before a key is made for nothing.
-        let nobody = crate::identity::Identity::from_keys(nostr::Keys::generate());
-        open_wallet(&settings, &nobody).await?;
-    }
-    let (identity, _) = settings.open_identity(|made| out.note(made)).await?;
-    let wallet = match &settings.wallet {
+    let wallet: Arc<dyn Wallet> = match &settings.wallet {
         WalletChoice::Sim(sim) => {
+            let (identity, _) = settings.open_identity(|made| out.note(made)).await?;
             refuse_new_bank(&settings, sim).await?;
-            open_sim(sim, &identity).await?
+            let wallet = open_sim(sim, &identity).await?;
+            if let WalletCommand::Fund { amount } = command {
+                wallet.fund(amount.sats_floor()).await.map_err(told)?;
+                return balance(&wallet, out).await;
+            }
+            Arc::new(wallet)
         }
-        _ => return Err(Error::new(Code::Wallet, "there is no wallet")),
+        _ => {
+            // Its identity is not needed, so none is made for nothing.
+            let nobody = crate::identity::Identity::from_keys(nostr::Keys::generate());
+            open_wallet(&settings, &nobody)
+                .await?
+                .ok_or_else(|| Error::new(Code::Wallet, "--no-wallet: there is no wallet"))?
+        }
     };
     match command {
-        WalletCommand::Balance => balance(&wallet, out).await,
-        WalletCommand::Address { no_qr } => {
-            let account = &wallet.id().account;
-            out.object(&Address {
-                address: account,
-                wallet: &wallet.id().kind,
-                play_money: wallet.capabilities().play_money,
-            });
-            out.line(account);
-            if !no_qr {
-                qr::show(account, out);
-            }
-            Ok(())
-        }
+        WalletCommand::Balance => balance(&*wallet, out).await,
+        WalletCommand::Address { no_qr } => address(&*wallet, no_qr, out),
         WalletCommand::Invoice { amount_sats, no_qr } => {
-            let bolt11 = invoice(&wallet, amount_sats, out).await?;
+            let bolt11 = invoice(&*wallet, amount_sats, out).await?;
             if !no_qr {
                 qr::show(&qr::of_invoice(&bolt11), out);
             }
             Ok(())
         }
-        WalletCommand::Fund { amount } => {
-            wallet.fund(amount.sats_floor()).await.map_err(told)?;
-            balance(&wallet, out).await
-        }
-        WalletCommand::Setup => Err(Error::new(Code::Wallet, "this wallet needs no set-up")),
+        WalletCommand::Fund { .. } => Err(Error::new(
+            Code::Usage,
+            "wallet fund: only play money can be made; `wallet invoice` asks for the real kind",
+        )),
+        WalletCommand::Setup { .. } => Ok(()),
     }
+}
+
+fn address(wallet: &dyn Wallet, no_qr: bool, out: &Output) -> Result<()> {
+    let play_money = wallet.capabilities().play_money;
+    if !play_money {
+        return Err(Error::new(
+            Code::Wallet,
+            "this wallet has no address that it tells; `wallet invoice --amount-sats N` makes an invoice",
+        ));
+    }
+    let account = &wallet.id().account;
+    out.object(&Address {
+        address: account,
+        wallet: &wallet.id().kind,
+        play_money,
+    });
+    out.line(account);
+    if !no_qr {
+        qr::show(account, out);
+    }
+    Ok(())
 }
 
 async fn balance(wallet: &dyn Wallet, out: &Output) -> Result<()> {

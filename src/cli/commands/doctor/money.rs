@@ -1,13 +1,17 @@
 //! The wallet: whether it is there, and whether it can do what is asked of it.
 
 use nostr::PublicKey;
+use tokio::time::timeout;
 
 use super::{Finding, Patient, WITHIN, apart, quoted};
-use crate::cli::settings::{SIM_FAULT_VARIABLE, SimChoice, WalletChoice};
-use crate::cli::wallets::{refuse_new_bank, told};
-use crate::error::Code;
+use crate::cli::commands::wallet::missing;
+use crate::cli::settings::{NwcChoice, SIM_FAULT_VARIABLE, SimChoice, WalletChoice};
+use crate::cli::wallets::{open_nwc, refuse_new_bank, told};
+use crate::cli::watch::short;
+use crate::error::{Code, Error};
 use crate::look::Soundness;
 use crate::units::Msat;
+use crate::wallet::Wallet as _;
 use crate::wallet::sim;
 
 /// Looks at the wallet of these settings.
@@ -17,16 +21,55 @@ pub(super) async fn look(patient: &Patient, key: Option<PublicKey>) -> Finding {
     match &patient.settings.wallet {
         WalletChoice::Unset => problem(
             "none",
-            "none is configured: name one with --wallet, or in [wallet] kind (sim is play money)",
+            "none is configured: connect your own with `wallet setup nwc`, or take play money (--wallet sim)",
         )
         .fix(choose(patient)),
         WalletChoice::Missing(kind) => problem(
             kind.as_str(),
-            "this program has no such wallet; it has sim, which is play money",
+            "this program has no such wallet; it has nwc, your own, and sim, which is play money",
         )
         .fix(patient.command("--wallet sim doctor")),
         WalletChoice::Without => Finding::ok("wallet", "none", "--no-wallet: nothing is paid"),
         WalletChoice::Sim(sim) => play_money(patient, sim, key).await,
+        WalletChoice::Nwc(nwc) => connected(patient, nwc).await,
+    }
+}
+
+/// Looks at a wallet elsewhere.
+async fn connected(patient: &Patient, nwc: &NwcChoice) -> Finding {
+    let subject = match &nwc.connection {
+        Ok(Some(connection)) => format!("nwc {}", short(&connection.wallet().to_hex())),
+        _ => "nwc".to_owned(),
+    };
+    let setup = || patient.command("wallet setup nwc");
+    let opened = match timeout(WITHIN, open_nwc(nwc)).await {
+        Ok(opened) => opened,
+        Err(_) => Err(Error::new(Code::Network, "the wallet did not answer in time")),
+    };
+    let wallet = match opened {
+        Ok(wallet) => wallet,
+        Err(error) => {
+            let found = Finding::problem("wallet", subject, error.code(), error.message());
+            return match error.code() {
+                Code::Network => found,
+                _ => found.fix(setup()),
+            };
+        }
+    };
+    let missing = missing(&wallet, patient.settings.role);
+    if !missing.is_empty() {
+        let message = format!("the connection may not {}: allow it in your wallet", missing.join(", "));
+        return Finding::problem("wallet", subject, Code::Wallet, message).fix(setup());
+    }
+    let escrow = match (wallet.capabilities().hold_invoices, patient.is_provider()) {
+        (true, _) => ", hold invoices for escrow",
+        (false, true) => ", no hold invoices, so no escrow",
+        (false, false) => "",
+    };
+    let what = format!("real money on {}{escrow}", nwc.network);
+    match timeout(WITHIN, wallet.balance()).await {
+        Ok(Ok(balance)) => funds(patient, subject, &what, balance),
+        _ => Finding::ok("wallet", subject, format!("{what}; it does not tell its balance")),
     }
 }
 
@@ -94,7 +137,10 @@ async fn play_money(patient: &Patient, sim: &SimChoice, key: Option<PublicKey>) 
 /// Whether there is something to buy with.
 fn funds(patient: &Patient, subject: String, what: &str, balance: Msat) -> Finding {
     let floor = patient.settings.config.runway.reserve;
-    let fund = || patient.command("wallet fund 100000");
+    let fund = || match patient.settings.wallet {
+        WalletChoice::Sim(_) => patient.command("wallet fund 100000"),
+        _ => patient.command("wallet invoice --amount-sats 10000"),
+    };
     if patient.is_provider() {
         return Finding::ok("wallet", subject, format!("{what}; {balance}"));
     }

@@ -1,0 +1,100 @@
+//! Nostr Wallet Connect: our client against a service on somebody else's Nostr client, in front of play
+//! money.
+
+mod conformance;
+mod money;
+pub mod service;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_compute::clock::Clock;
+use agent_compute::relay::{EmbeddedRelay, PoolOptions, RelayPoolSession};
+use agent_compute::secret::Secret;
+use agent_compute::units::{Msat, Network, UnixSecs};
+use agent_compute::wallet::nwc::{Connection, NwcOptions, NwcWallet};
+use agent_compute::wallet::sim::{SimOptions, SimWallet};
+use agent_compute::wallet::{InvoiceRequest, IssuedInvoice, PayRequest, Wallet as _, WalletError};
+use nostr::Keys;
+use tempfile::TempDir;
+
+use self::service::{Options, Service};
+
+/// What each payment costs on top.
+const FEE: Msat = Msat::new(1_500);
+
+/// A relay, and a bank of play money whose time can be moved.
+struct Place {
+    relay: EmbeddedRelay,
+    url: String,
+    bank: PathBuf,
+    clock: Clock,
+    _folder: TempDir,
+}
+
+impl Place {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let relay = EmbeddedRelay::listen(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        Self {
+            url: relay.url().to_string(),
+            relay,
+            bank: folder.path().join("bank.sqlite"),
+            clock: Clock::fixed(UnixSecs::new(Clock::system().now().get())),
+            _folder: folder,
+        }
+    }
+
+    fn account(&self, keys: &Keys) -> SimWallet {
+        let options = SimOptions {
+            clock: self.clock.clone(),
+            fee: FEE,
+            ..SimOptions::default()
+        };
+        SimWallet::open(&self.bank, keys.public_key(), options).unwrap()
+    }
+
+    async fn service(&self, wallet: &SimWallet, options: Options) -> Service {
+        Service::start(&[&self.url], Arc::new(wallet.clone()), options).await
+    }
+}
+
+fn options() -> NwcOptions {
+    NwcOptions {
+        network: Network::Regtest,
+        answer_within: Duration::from_secs(10),
+        pay_within: Duration::from_secs(10),
+        ..NwcOptions::default()
+    }
+}
+
+async fn open_with(uri: &str, options: NwcOptions) -> Result<NwcWallet, WalletError> {
+    let connection = Connection::parse(&Secret::new(uri)).unwrap();
+    let session = RelayPoolSession::connect(connection.relays(), PoolOptions::default()).unwrap();
+    NwcWallet::open(connection, session, options).await
+}
+
+async fn open(service: &Service) -> NwcWallet {
+    open_with(&service.uri, options()).await.unwrap()
+}
+
+fn asking(msat: u64) -> InvoiceRequest {
+    InvoiceRequest {
+        amount: Msat::new(msat),
+        expiry_secs: 600,
+        hold: None,
+        description: "a job".to_owned(),
+    }
+}
+
+fn order(invoice: &IssuedInvoice) -> PayRequest {
+    PayRequest {
+        bolt11: invoice.bolt11.clone(),
+        payment_hash: invoice.payment_hash,
+        amount: invoice.amount,
+        max_fee: Msat::new(10_000),
+        purchase: agent_compute::ids::PurchaseId::from_bytes([1; 16]),
+    }
+}
