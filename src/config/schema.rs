@@ -8,7 +8,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::{
     BackendKind, Config, Encrypt, IdentityConfig, MAX_ANNOUNCE_EVERY_SECS, MAX_MAX_JOBS,
-    MAX_RELAYS, NwcConfig, Policy, ProviderConfig, Runway, Select, SimConfig, WalletConfig, WalletKind,
+    MAX_RELAYS, NwcConfig, Policy, ProviderConfig, Runway, Select, SimConfig, WalletConfig,
+    WalletKind,
 };
 use crate::secret::SecretRef;
 use crate::units::{Msat, Network};

@@ -41,8 +41,9 @@ pub fn encrypt(
 ) -> Result<String, SealError> {
     let secret = identity.keys().secret_key();
     match how {
-        Encryption::Nip44 => nip44::encrypt(secret, peer, text, nip44::Version::V2)
-            .map_err(|_| SealError::Unusable),
+        Encryption::Nip44 => {
+            nip44::encrypt(secret, peer, text, nip44::Version::V2).map_err(|_| SealError::Unusable)
+        }
         Encryption::Nip04 => nip04::encrypt(secret, peer, text).map_err(|_| SealError::Unusable),
     }
 }
@@ -51,11 +52,7 @@ pub fn encrypt(
 ///
 /// # Errors
 /// [`SealError::NotBetweenUs`] if it is not encrypted between these two keys, or not text.
-pub fn decrypt(
-    identity: &Identity,
-    peer: &PublicKey,
-    content: &str,
-) -> Result<String, SealError> {
+pub fn decrypt(identity: &Identity, peer: &PublicKey, content: &str) -> Result<String, SealError> {
     let secret = identity.keys().secret_key();
     match Encryption::of(content) {
         Encryption::Nip44 => {
@@ -89,8 +86,18 @@ mod tests {
     #[test]
     fn what_is_no_ciphertext_is_an_error() {
         let [ours, theirs] = [(), ()].map(|()| Identity::from_keys(Keys::generate()));
-        for content in ["", "?iv=", "AgA=", "plain words", "AAAA?iv=AAAA", "{\"result\":1}"] {
-            assert!(decrypt(&ours, &theirs.public_key(), content).is_err(), "{content}");
+        for content in [
+            "",
+            "?iv=",
+            "AgA=",
+            "plain words",
+            "AAAA?iv=AAAA",
+            "{\"result\":1}",
+        ] {
+            assert!(
+                decrypt(&ours, &theirs.public_key(), content).is_err(),
+                "{content}"
+            );
         }
     }
 }

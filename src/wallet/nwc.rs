@@ -71,8 +71,8 @@ use self::orders::Orders;
 use self::wire::{Balance, Info, Kind, Sent, Transaction};
 use super::invoice::{Parsed, parse_unchecked};
 use super::{
-    Capabilities, Incoming, InvoiceRequest, IssuedInvoice, Outgoing, PayOutcome, PayRequest, Wallet,
-    WalletError,
+    Capabilities, Incoming, InvoiceRequest, IssuedInvoice, Outgoing, PayOutcome, PayRequest,
+    Wallet, WalletError,
 };
 use crate::clock::Clock;
 use crate::ids::{PaymentHash, Preimage, WalletId};
@@ -243,7 +243,10 @@ async fn announced(client: &Client) -> Result<Announced, WalletError> {
     let stored = relay::fetch(client.session(), filter, INFO_WITHIN, 16)
         .await
         .map_err(|error| WalletError::Unreachable(error.to_string()))?;
-    let newest = stored.events.into_iter().max_by_key(|event| event.created_at);
+    let newest = stored
+        .events
+        .into_iter()
+        .max_by_key(|event| event.created_at);
     let Some(event) = newest else {
         return Ok(Announced {
             nip44: true,
@@ -257,11 +260,18 @@ async fn announced(client: &Client) -> Result<Announced, WalletError> {
             of_name.next()
         };
         let words = values(&event)?;
-        let words = words.iter().skip(1).flat_map(|text| text.split_whitespace());
+        let words = words
+            .iter()
+            .skip(1)
+            .flat_map(|text| text.split_whitespace());
         Some(words.map(str::to_owned).collect())
     };
     Ok(Announced {
-        methods: event.content.split_whitespace().map(str::to_owned).collect(),
+        methods: event
+            .content
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect(),
         // NIP-47: without the tag it is NIP-04.
         nip44: tag("encryption").is_some_and(|ways| ways.iter().any(|way| way == "nip44_v2")),
         news: tag("notifications").is_some_and(|news| !news.is_empty()),
@@ -353,13 +363,20 @@ impl Shared {
     }
 
     /// What a reply to `make_invoice` holds, if it is what was asked for.
-    fn issued(&self, made: &Transaction, request: &InvoiceRequest) -> Result<IssuedInvoice, String> {
+    fn issued(
+        &self,
+        made: &Transaction,
+        request: &InvoiceRequest,
+    ) -> Result<IssuedInvoice, String> {
         let bolt11 = made.invoice.as_deref().unwrap_or_default();
         let invoice = self.parse(bolt11)?;
         if invoice.amount != Some(request.amount) {
             return Err(format!("its invoice does not ask for {}", request.amount));
         }
-        if request.hold.is_some_and(|hash| hash != invoice.payment_hash) {
+        if request
+            .hold
+            .is_some_and(|hash| hash != invoice.payment_hash)
+        {
             return Err("its hold invoice is on another hash".to_owned());
         }
         Ok(IssuedInvoice {
@@ -375,7 +392,8 @@ impl Shared {
         let earlier = self.look_up(request.hold?).await.ok()??;
         let is_open = earlier.as_received(self.now(), UnixSecs::new(0)) == Incoming::Open;
         let issued = self.issued(&earlier, request).ok()?;
-        let description = super::issue::description(&issued.bolt11);
+        let written = || super::issue::description(&issued.bolt11);
+        let description = earlier.description.clone().or_else(written);
         (is_open && description.as_deref() == Some(&request.description)).then_some(issued)
     }
 
@@ -411,7 +429,11 @@ impl Wallet for NwcWallet {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let hold = ["make_hold_invoice", "settle_hold_invoice", "cancel_hold_invoice"];
+        let hold = [
+            "make_hold_invoice",
+            "settle_hold_invoice",
+            "cancel_hold_invoice",
+        ];
         Capabilities {
             hold_invoices: hold.into_iter().all(|method| self.can(method)),
             ..Capabilities::default()
@@ -518,9 +540,7 @@ impl Wallet for NwcWallet {
     }
 
     fn changes(&self) -> Option<watch::Receiver<u64>> {
-        self.shared
-            .tells_news
-            .then(|| self.shared.client.hints())
+        self.shared.tells_news.then(|| self.shared.client.hints())
     }
 }
 

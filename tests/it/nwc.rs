@@ -16,7 +16,7 @@ use agent_compute::secret::Secret;
 use agent_compute::units::{Msat, Network, UnixSecs};
 use agent_compute::wallet::nwc::{Connection, NwcOptions, NwcWallet};
 use agent_compute::wallet::sim::{SimOptions, SimWallet};
-use agent_compute::wallet::{InvoiceRequest, IssuedInvoice, PayRequest, Wallet as _, WalletError};
+use agent_compute::wallet::{InvoiceRequest, IssuedInvoice, PayRequest, WalletError};
 use nostr::Keys;
 use tempfile::TempDir;
 
@@ -27,7 +27,7 @@ const FEE: Msat = Msat::new(1_500);
 
 /// A relay, and a bank of play money whose time can be moved.
 struct Place {
-    relay: EmbeddedRelay,
+    _relay: EmbeddedRelay,
     url: String,
     bank: PathBuf,
     clock: Clock,
@@ -37,10 +37,12 @@ struct Place {
 impl Place {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let relay = EmbeddedRelay::listen(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let relay = EmbeddedRelay::listen(SocketAddr::from(([127, 0, 0, 1], 0)))
+            .await
+            .unwrap();
         Self {
             url: relay.url().to_string(),
-            relay,
+            _relay: relay,
             bank: folder.path().join("bank.sqlite"),
             clock: Clock::fixed(UnixSecs::new(Clock::system().now().get())),
             _folder: folder,

@@ -68,7 +68,8 @@ pub(super) struct Heard {
 
 impl Heard {
     pub(super) fn hint(&self) {
-        self.hints.send_modify(|count| *count = count.wrapping_add(1));
+        self.hints
+            .send_modify(|count| *count = count.wrapping_add(1));
     }
 
     fn take(&self, connection: &Connection, event: &Event) {

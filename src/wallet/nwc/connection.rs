@@ -75,10 +75,12 @@ impl Connection {
         // Some wallets leave the slashes out.
         let body = body.trim_start_matches('/');
         let whole = Secret::new(format!("{SCHEME}//{body}"));
-        let uri = NostrWalletConnectURI::parse(whole.expose())
-            .map_err(|_| NotAConnection::Damaged)?;
+        let uri =
+            NostrWalletConnectURI::parse(whole.expose()).map_err(|_| NotAConnection::Damaged)?;
         // The parser passes over a relay that is none: a payment would wait for a wallet that listens there.
-        let named = body.split(['?', '&']).filter(|pair| pair.starts_with("relay="));
+        let named = body
+            .split(['?', '&'])
+            .filter(|pair| pair.starts_with("relay="));
         if named.count() != uri.relays.len() {
             return Err(NotAConnection::BadRelay);
         }
@@ -148,28 +150,61 @@ mod tests {
         for text in [
             format!("nostr+walletconnect://{WALLET}?relay={relay}&secret={SECRET}"),
             format!("nostr+walletconnect:{WALLET}?secret={SECRET}&relay={relay}&lud16=a@b.example"),
-            format!(" NOSTR+WALLETCONNECT://{WALLET}?relay=wss://relay.example&relay={relay}&secret={SECRET}\n"),
+            format!(
+                " NOSTR+WALLETCONNECT://{WALLET}?relay=wss://relay.example&relay={relay}&secret={SECRET}\n"
+            ),
         ] {
             let connection = parse(&text).unwrap();
             assert_eq!(connection.wallet().to_hex(), WALLET);
             assert_eq!(connection.relays().len(), 1);
-            assert_eq!(connection.id().account, format!("{WALLET}/{}", connection.client()));
+            assert_eq!(
+                connection.id().account,
+                format!("{WALLET}/{}", connection.client())
+            );
         }
     }
 
     #[test]
     fn whatever_is_wrong_is_said_without_the_secret() {
-        let many: String = (0..=MAX_RELAYS).map(|n| format!("&relay=wss://r{n}.example")).collect();
+        let many: String = (0..=MAX_RELAYS)
+            .map(|n| format!("&relay=wss://r{n}.example"))
+            .collect();
         for (text, problem) in [
             (SECRET.to_owned(), NotAConnection::Malformed),
             (String::new(), NotAConnection::Malformed),
-            (format!("https://{WALLET}?secret={SECRET}"), NotAConnection::Malformed),
-            (format!("nostr+walletconnect://{WALLET}?secret={SECRET}"), NotAConnection::Damaged),
-            (format!("nostr+walletconnect://{WALLET}?relay=wss://r.example"), NotAConnection::Damaged),
-            (format!("nostr+walletconnect://{WALLET}?relay=wss://r.example&secret={}", &SECRET[1..]), NotAConnection::Damaged),
-            (format!("nostr+walletconnect://abc?relay=wss://r.example&secret={SECRET}"), NotAConnection::Damaged),
-            (format!("nostr+walletconnect://{WALLET}?relay=wss://r.example&relay=http://x.example&secret={SECRET}"), NotAConnection::BadRelay),
-            (format!("nostr+walletconnect://{WALLET}?secret={SECRET}{many}"), NotAConnection::TooManyRelays),
+            (
+                format!("https://{WALLET}?secret={SECRET}"),
+                NotAConnection::Malformed,
+            ),
+            (
+                format!("nostr+walletconnect://{WALLET}?secret={SECRET}"),
+                NotAConnection::Damaged,
+            ),
+            (
+                format!("nostr+walletconnect://{WALLET}?relay=wss://r.example"),
+                NotAConnection::Damaged,
+            ),
+            (
+                format!(
+                    "nostr+walletconnect://{WALLET}?relay=wss://r.example&secret={}",
+                    &SECRET[1..]
+                ),
+                NotAConnection::Damaged,
+            ),
+            (
+                format!("nostr+walletconnect://abc?relay=wss://r.example&secret={SECRET}"),
+                NotAConnection::Damaged,
+            ),
+            (
+                format!(
+                    "nostr+walletconnect://{WALLET}?relay=wss://r.example&relay=http://x.example&secret={SECRET}"
+                ),
+                NotAConnection::BadRelay,
+            ),
+            (
+                format!("nostr+walletconnect://{WALLET}?secret={SECRET}{many}"),
+                NotAConnection::TooManyRelays,
+            ),
         ] {
             let found = parse(&text).unwrap_err();
             assert_eq!(found, problem, "{text}");

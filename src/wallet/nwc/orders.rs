@@ -51,7 +51,10 @@ enum Progress {
     UnderWay(Answer),
     /// The wallet was told to pay, and it is not proven what became of that.
     InDoubt,
-    Paid { preimage: Option<Preimage>, fee: Msat },
+    Paid {
+        preimage: Option<Preimage>,
+        fee: Msat,
+    },
 }
 
 struct Order {
@@ -248,7 +251,11 @@ impl Attempt {
         let (within, valid) = (self.shared.options.pay_within, HEAR_WITHIN);
         let sending = client.send("pay_invoice", &params, valid, PUBLISH_WITHIN);
         let (mut asked, within, mut trouble) = match sending.await {
-            Ok(asked) => (asked, within, "the wallet did not answer in time".to_owned()),
+            Ok(asked) => (
+                asked,
+                within,
+                "the wallet did not answer in time".to_owned(),
+            ),
             Err((Some(asked), why)) => (asked, within.min(UNCONFIRMED_WITHIN), why),
             Err((None, why)) => return failed(why),
         };
@@ -304,19 +311,24 @@ impl Attempt {
                 fee,
             };
         }
-        let found = match self.shared.sent(hash).await {
-            Ok(Sent::Paid(found)) => Some(found),
-            _ => None,
-        };
-        match (told, found) {
-            (Ok(preimage), found) => self.paid(Settled {
-                preimage: preimage.or(found.and_then(|found| found.preimage)),
-                fee: fee.or(found.and_then(|found| found.fee)),
+        // The fee is missing, or the proof is: some wallets tell these in a look-up only.
+        let proof = told.ok().flatten();
+        match (self.shared.sent(hash).await, proof) {
+            (Ok(Sent::Paid(found)), proof) => self.paid(Settled {
+                preimage: proof.or(found.preimage),
+                fee: fee.or(found.fee),
+                ..found
+            }),
+            (_, Some(_)) => self.paid(Settled {
+                preimage: proof,
+                fee,
                 amount: None,
             }),
-            // A preimage of something else: what it says is not what happened.
-            (Err(()), Some(found)) => self.paid(found),
-            (Err(()), None) => unknown("its proof of payment is that of another payment"),
+            (Ok(Sent::InFlight), None) => PayOutcome::InFlight,
+            (_, None) if told.is_err() => {
+                unknown("its proof of payment is that of another payment")
+            }
+            (_, None) => unknown("it says that it has paid, without a proof or a record of it"),
         }
     }
 

@@ -212,6 +212,8 @@ pub(super) struct Transaction {
     #[serde(default, deserialize_with = "text")]
     pub(super) invoice: Option<String>,
     #[serde(default, deserialize_with = "text")]
+    pub(super) description: Option<String>,
+    #[serde(default, deserialize_with = "text")]
     preimage: Option<String>,
     #[serde(default, deserialize_with = "text")]
     payment_hash: Option<String>,
@@ -347,13 +349,13 @@ fn number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     Ok(match Value::deserialize(from)? {
         Value::Number(number) => number.as_u64().or_else(|| {
             let float = number.as_f64()?;
+            let is_exact = float.fract() == 0.0 && (0.0..EXACT).contains(&float);
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
                 reason = "whole, not negative, and small enough"
             )]
-            let whole = (float.fract() == 0.0 && (0.0..EXACT).contains(&float)).then(|| float as u64);
-            whole
+            is_exact.then_some(float as u64)
         }),
         Value::String(text) => text.parse().ok(),
         _ => None,

@@ -46,9 +46,11 @@ impl Pair {
                     _ => None,
                 }
             };
-            let mut options_ = how();
-            options_.script = Box::new(script);
-            let service = place.service(&payer, options_).await;
+            let options_ = Options {
+                script: Box::new(script),
+                ..how()
+            };
+            let service = services[0].beside(&[&place.url], options_).await;
             let impatient = NwcOptions {
                 answer_within: Duration::from_secs(2),
                 pay_within: Duration::from_secs(2),
@@ -101,7 +103,10 @@ impl Harness for Pair {
 fn assert_passed(report: &Report, but: &[&str]) {
     for case in &report.cases {
         if but.contains(&case.name) {
-            assert!(matches!(case.outcome, Outcome::NotApplicable(_)), "{case:?}");
+            assert!(
+                matches!(case.outcome, Outcome::NotApplicable(_)),
+                "{case:?}"
+            );
         } else {
             assert_eq!(case.outcome, Outcome::Passed, "\n{report}");
         }
@@ -135,7 +140,8 @@ async fn an_old_wallet_without_holds_keeps_the_others() {
     let pair = Pair::of(Place::new().await, old).await;
     let report = run(&pair).await;
     let holds = report.cases.iter().map(|case| case.name).filter(|name| {
-        name.contains("hold") && !name.contains("without") || name.contains("preimage settles")
+        name.contains("hold") && !name.contains("without")
+            || name.contains("preimage settles")
             || name.contains("settling twice")
     });
     let mut but: Vec<&str> = holds.collect();

@@ -12,7 +12,9 @@ use agent_compute::wallet::{
     Incoming, InvoiceRequest, IssuedInvoice, Outgoing, PayOutcome, PayRequest, Wallet,
 };
 use nostr::nips::{nip04, nip44};
-use nostr::{Event, EventBuilder, EventId, Filter, Keys, Kind, PublicKey, RelayUrl, Tag, TagKind, Timestamp};
+use nostr::{
+    Event, EventBuilder, EventId, Filter, Keys, Kind, PublicKey, RelayUrl, Tag, TagKind, Timestamp,
+};
 use nostr_sdk::{Client, RelayPoolNotification};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -119,7 +121,7 @@ struct Inner {
     customer: PublicKey,
     wallet: Arc<dyn Wallet>,
     options: Mutex<Options>,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Default)]
@@ -136,17 +138,26 @@ struct State {
 impl Service {
     /// Starts a service for `wallet` at these relays.
     pub async fn start(relays: &[&str], wallet: Arc<dyn Wallet>, options: Options) -> Self {
-        Self::with_keys(relays, wallet, options, Keys::generate(), Keys::generate()).await
+        Self::with(relays, wallet, options, Arc::default(), Keys::generate()).await
     }
 
-    /// The same, as this service, for this customer.
-    pub async fn with_keys(
+    /// A second connection to the same wallet.
+    pub async fn beside(&self, relays: &[&str], options: Options) -> Self {
+        let (wallet, state) = (
+            Arc::clone(&self.inner.wallet),
+            Arc::clone(&self.inner.state),
+        );
+        Self::with(relays, wallet, options, state, Keys::generate()).await
+    }
+
+    async fn with(
         relays: &[&str],
         wallet: Arc<dyn Wallet>,
         options: Options,
-        keys: Keys,
+        state: Arc<Mutex<State>>,
         customer: Keys,
     ) -> Self {
+        let keys = Keys::generate();
         let client = Client::new(keys.clone());
         for relay in relays {
             client.add_relay(*relay).await.unwrap();
@@ -160,7 +171,7 @@ impl Service {
             customer: customer.public_key(),
             wallet,
             options: Mutex::new(options),
-            state: Mutex::default(),
+            state,
         });
         let mut notifications = client.notifications();
         let filter = Filter::new()
@@ -237,7 +248,11 @@ impl Inner {
         if event.kind != Kind::Custom(23194) || event.pubkey != self.customer {
             return;
         }
-        if event.tags.expiration().is_some_and(|at| *at < Timestamp::now()) {
+        if event
+            .tags
+            .expiration()
+            .is_some_and(|at| *at < Timestamp::now())
+        {
             return;
         }
         if !self.state.lock().unwrap().heard.insert(event.id) {
@@ -245,7 +260,10 @@ impl Inner {
         }
         let (secret, customer) = (self.keys.secret_key(), &self.customer);
         let old = event.content.contains("?iv=");
-        assert!(old || self.options.lock().unwrap().nip44, "it can't read that");
+        assert!(
+            old || self.options.lock().unwrap().nip44,
+            "it can't read that"
+        );
         let text = if old {
             nip04::decrypt(secret, customer, &event.content).unwrap()
         } else {
@@ -253,10 +271,17 @@ impl Inner {
         };
         let request: Value = serde_json::from_str(&text).unwrap();
         let method = request["method"].as_str().unwrap().to_owned();
-        *self.state.lock().unwrap().asked.entry(method.clone()).or_default() += 1;
+        *self
+            .state
+            .lock()
+            .unwrap()
+            .asked
+            .entry(method.clone())
+            .or_default() += 1;
         let twist = (self.options.lock().unwrap().script)(&method, &request["params"]);
         if let Some(Twist::Forged(body)) = &twist {
-            self.say(&event, &method, body, &Keys::generate(), old).await;
+            self.say(&event, &method, body, &Keys::generate(), old)
+                .await;
         }
         if let Some(Twist::Unheard) = twist {
             return;
@@ -337,7 +362,10 @@ impl Inner {
                 let hash = hash(params);
                 let is_hold = {
                     let state = self.state.lock().unwrap();
-                    state.made.get(&hash).is_some_and(|(_, asked)| asked.hold.is_some())
+                    state
+                        .made
+                        .get(&hash)
+                        .is_some_and(|(_, asked)| asked.hold.is_some())
                 };
                 if !is_hold {
                     return refused("NOT_FOUND", "no such hold invoice");
@@ -355,16 +383,24 @@ impl Inner {
         let request = InvoiceRequest {
             amount: Msat::new(params["amount"].as_u64().unwrap()),
             expiry_secs: params["expiry"].as_u64().unwrap_or(3600),
-            hold: params["payment_hash"].as_str().map(|text| text.parse().unwrap()),
-            description: params["description"].as_str().unwrap_or_default().to_owned(),
+            hold: params["payment_hash"]
+                .as_str()
+                .map(|text| text.parse().unwrap()),
+            description: params["description"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
         };
-        let known = request.hold.is_some_and(|hash| self.state.lock().unwrap().made.contains_key(&hash));
+        let known = request
+            .hold
+            .is_some_and(|hash| self.state.lock().unwrap().made.contains_key(&hash));
         if known {
             return refused("OTHER", "this hash was used before");
         }
         match self.wallet.invoice(request.clone()).await {
             Ok(made) => {
-                let said = self.transaction(&made, "incoming", "pending");
+                let mut said = self.transaction(&made, "incoming", "pending");
+                said["description"] = json!(request.description);
                 let mut state = self.state.lock().unwrap();
                 state.made.insert(made.payment_hash, (made, request));
                 Ok(said)
@@ -434,7 +470,10 @@ impl Inner {
         let hash = hash(params);
         let (amount, has_failed) = {
             let state = self.state.lock().unwrap();
-            (state.paying.get(&hash).copied(), state.failed.contains(&hash))
+            (
+                state.paying.get(&hash).copied(),
+                state.failed.contains(&hash),
+            )
         };
         if let Some(amount) = amount {
             let mut said = json!({
@@ -459,7 +498,7 @@ impl Inner {
             return Ok(said);
         }
         let made = self.state.lock().unwrap().made.get(&hash).cloned();
-        let Some((made, _)) = made else {
+        let Some((made, asked)) = made else {
             return refused("NOT_FOUND", "no such transaction");
         };
         let state = match self.wallet.incoming(hash).await {
@@ -476,6 +515,7 @@ impl Inner {
             Err(error) => return refused("INTERNAL", error),
         };
         let mut said = self.transaction(&made, "incoming", state);
+        said["description"] = json!(asked.description);
         if state == "settled" {
             said["settled_at"] = json!(Timestamp::now().as_secs());
         }
@@ -510,7 +550,8 @@ impl Inner {
                     "notification": self.transaction(&invoice, "incoming", state),
                 });
                 let secret = self.keys.secret_key();
-                let content = nip44::encrypt(secret, &self.customer, said.to_string(), nip44::Version::V2);
+                let content =
+                    nip44::encrypt(secret, &self.customer, said.to_string(), nip44::Version::V2);
                 let event = EventBuilder::new(Kind::Custom(23197), content.unwrap());
                 let event = event.tags([Tag::public_key(self.customer)]);
                 let _ = self.client.send_event_builder(event).await;

@@ -44,7 +44,10 @@ async fn connected(patient: &Patient, nwc: &NwcChoice) -> Finding {
     let setup = || patient.command("wallet setup nwc");
     let opened = match timeout(WITHIN, open_nwc(nwc)).await {
         Ok(opened) => opened,
-        Err(_) => Err(Error::new(Code::Network, "the wallet did not answer in time")),
+        Err(_) => Err(Error::new(
+            Code::Network,
+            "the wallet did not answer in time",
+        )),
     };
     let wallet = match opened {
         Ok(wallet) => wallet,
@@ -58,7 +61,10 @@ async fn connected(patient: &Patient, nwc: &NwcChoice) -> Finding {
     };
     let missing = missing(&wallet, patient.settings.role);
     if !missing.is_empty() {
-        let message = format!("the connection may not {}: allow it in your wallet", missing.join(", "));
+        let message = format!(
+            "the connection may not {}: allow it in your wallet",
+            missing.join(", ")
+        );
         return Finding::problem("wallet", subject, Code::Wallet, message).fix(setup());
     }
     let escrow = match (wallet.capabilities().hold_invoices, patient.is_provider()) {
@@ -69,7 +75,11 @@ async fn connected(patient: &Patient, nwc: &NwcChoice) -> Finding {
     let what = format!("real money on {}{escrow}", nwc.network);
     match timeout(WITHIN, wallet.balance()).await {
         Ok(Ok(balance)) => funds(patient, subject, &what, balance),
-        _ => Finding::ok("wallet", subject, format!("{what}; it does not tell its balance")),
+        _ => Finding::ok(
+            "wallet",
+            subject,
+            format!("{what}; it does not tell its balance"),
+        ),
     }
 }
 

@@ -19,8 +19,7 @@ use crate::wallet::nwc::{Connection, NwcWallet};
 
 const COMMAND: &str = "wallet setup";
 
-const QUESTION: &str =
-    "The connection string of your wallet, nostr+walletconnect://…, then Enter (nothing is shown): ";
+const QUESTION: &str = "The connection string of your wallet, nostr+walletconnect://…, then Enter (nothing is shown): ";
 
 /// Characters of a wallet's name that are shown.
 const LONGEST_NAME: usize = 60;
@@ -161,6 +160,8 @@ fn tell(
         ));
     }
     if !hold_invoices {
-        out.note("it has no hold invoices: it can pay into escrow, but not sell for money in escrow");
+        out.note(
+            "it has no hold invoices: it can pay into escrow, but not sell for money in escrow",
+        );
     }
 }
