@@ -3,6 +3,8 @@
 
 mod conformance;
 mod money;
+#[cfg(unix)]
+mod programs;
 pub mod service;
 
 use std::net::SocketAddr;
