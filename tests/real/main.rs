@@ -8,4 +8,5 @@
 
 mod beside;
 mod gguf;
+mod lightning;
 mod llama;
