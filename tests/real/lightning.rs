@@ -274,6 +274,15 @@ async fn jobs_are_bought_and_sold_over_real_lightning() {
 }
 
 impl Lightning {
+    async fn mine_seen_by_both(&self, blocks: u32) {
+        let height = self.payer.height() + blocks;
+        self.chain.mine(blocks);
+        eventually("both nodes see the blocks", async || {
+            self.payer.height() >= height && self.payee.height() >= height
+        })
+        .await;
+    }
+
     async fn escrow_times_out(&self, before: (u64, u64)) {
         let payee = self.connect(1).await;
         let preimage = agent_compute::ids::Preimage::from_bytes(rand_bytes());
@@ -299,8 +308,9 @@ impl Lightning {
             matches!(state, agent_compute::wallet::Incoming::Held { .. })
         })
         .await;
-        self.chain.mine(160);
+        // A few at a time: who sees the whole of it at once closes the channel over a payment that is overdue.
         eventually("the payer has its money back", async || {
+            self.mine_seen_by_both(12).await;
             let state = payer.outgoing(invoice.payment_hash).await.unwrap();
             matches!(state, agent_compute::wallet::Outgoing::Failed(_))
         })

@@ -99,6 +99,11 @@ impl LdkWallet {
         wallet
     }
 
+    /// The height that the node has seen.
+    pub(super) fn height(&self) -> u32 {
+        self.0.height()
+    }
+
     /// Stops the node, which takes a runtime that is not ending.
     pub(super) async fn stop(&self) {
         let node = Arc::clone(&self.0.node);
