@@ -127,6 +127,17 @@ pub struct WalletConfig {
     pub sim: SimConfig,
     /// `[wallet.nwc]`
     pub nwc: NwcConfig,
+    /// `[wallet.process]`
+    pub process: ProcessConfig,
+}
+
+/// A wallet program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProcessConfig {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// The network that it must be on; `None`: mainnet.
+    pub network: Option<Network>,
 }
 
 /// Nostr Wallet Connect.

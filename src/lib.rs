@@ -107,7 +107,7 @@
 //! | [`protocol`] | the wire: messages, channel events, listings; what a buyer's record of a provider is; pure |
 //! | [`identity`], [`config`] | who we are, and the file that keeps it; settings and constants |
 //! | [`relay`] | several Nostr relays as one (port); signing and sealing (NIP-44); the embedded relay |
-//! | [`wallet`] | where money is (port), invoice checks (pure), play money |
+//! | [`wallet`] | where money is (port), invoice checks (pure), play money, Nostr Wallet Connect |
 //! | [`ledger`] | what is set aside and spent, and how providers behaved; limits (pure), SQLite |
 //! | [`discovery`], [`market`] | who offers what; whom to take, and what a record is worth (pure) |
 //! | [`purchase`] | one purchase, paid first or in escrow: pure step, driver, recovery, signed receipts |

@@ -1,6 +1,7 @@
 //! From flags, environment and file to one set of settings: what comes first in this order wins, except
 //! that nothing raises the owner's limits.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -64,6 +65,8 @@ pub enum WalletChoice {
     Sim(SimChoice),
     /// A wallet elsewhere, by Nostr Wallet Connect.
     Nwc(NwcChoice),
+    /// A wallet program.
+    Process(ProcessChoice),
     /// A kind that this build does not have.
     Missing(WalletKind),
 }
@@ -79,6 +82,15 @@ pub struct SimChoice {
     pub fee: Msat,
     /// What goes wrong with payments.
     pub fault: Option<Fault>,
+}
+
+/// The wallet program that was chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessChoice {
+    /// The program and its arguments; may be empty.
+    pub command: Vec<OsString>,
+    /// The network that it must be on.
+    pub network: Network,
 }
 
 /// The wallet connection that was chosen.
@@ -286,6 +298,16 @@ fn choose_wallet(
             });
         }
         Some(WalletKind::Nwc) => return Ok(WalletChoice::Nwc(nwc())),
+        Some(WalletKind::Process) => {
+            let process = &config.wallet.process;
+            return Ok(WalletChoice::Process(ProcessChoice {
+                command: process.command.iter().map(OsString::from).collect(),
+                network: flags
+                    .network
+                    .or(process.network)
+                    .unwrap_or(Network::Mainnet),
+            }));
+        }
         Some(WalletKind::Sim) => {}
         Some(kind) => return Ok(WalletChoice::Missing(kind)),
     }
@@ -356,6 +378,7 @@ fn agree_on_network(wallet: &WalletChoice, asked: Option<Network>) -> Result<Opt
         WalletChoice::Sim(sim) => (sim.network, "the sim wallet (play money)"),
         // Held against what the wallet says of itself when it is opened.
         WalletChoice::Nwc(nwc) => return Ok(Some(nwc.network)),
+        WalletChoice::Process(process) => return Ok(Some(process.network)),
     };
     match asked {
         Some(asked) if asked != network => {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::settings::{NWC_VARIABLES, NwcChoice, Settings, SimChoice, WalletChoice};
+use super::settings::{NWC_VARIABLES, NwcChoice, ProcessChoice, Settings, SimChoice, WalletChoice};
 use crate::clock::Clock;
 use crate::config::Role;
 use crate::error::{Code, Error, Result};
@@ -11,6 +11,7 @@ use crate::ledger::{HistoryQuery, Ledger, PurchaseRecord, Reservation};
 use crate::relay::pool::{PoolOptions, RelayPoolSession};
 use crate::units::Msat;
 use crate::wallet::nwc::{Connection, NwcOptions, NwcWallet};
+use crate::wallet::process::{ProcessOptions, ProcessWallet};
 use crate::wallet::sim::{SimOptions, SimWallet};
 use crate::wallet::{Wallet, WalletError};
 
@@ -30,6 +31,7 @@ pub async fn open_wallet(
             Ok(Some(Arc::new(open_sim(sim, identity).await?)))
         }
         WalletChoice::Nwc(nwc) => Ok(Some(Arc::new(open_nwc(nwc).await?))),
+        WalletChoice::Process(process) => Ok(Some(Arc::new(open_process(process).await?))),
         WalletChoice::Unset => Err(Error::new(
             Code::Wallet,
             "no wallet is configured: connect your own with `wallet setup nwc` or NWC_URI, or take \
@@ -38,7 +40,8 @@ pub async fn open_wallet(
         WalletChoice::Missing(kind) => Err(Error::new(
             Code::Wallet,
             format!(
-                "this build has no {} wallet; it has nwc (your own, by Nostr Wallet Connect) and sim (play money)",
+                "this build has no {} wallet; it has nwc (your own, by Nostr Wallet Connect), process (a program of \
+                     yours) and sim (play money)",
                 kind.as_str()
             ),
         )),
@@ -65,6 +68,27 @@ pub async fn open_nwc(nwc: &NwcChoice) -> Result<NwcWallet> {
         Err(problem) => return Err(Error::new(Code::Usage, problem.clone())),
     };
     connect(connection, nwc.network).await
+}
+
+/// Starts the wallet program.
+///
+/// # Errors
+/// [`Code::Usage`] if none is named, [`Code::Network`] if it can't be started or does not answer,
+/// [`Code::Wallet`] if it is not what it should be.
+pub async fn open_process(process: &ProcessChoice) -> Result<ProcessWallet> {
+    if process.command.is_empty() {
+        return Err(Error::new(
+            Code::Usage,
+            "no wallet program is named: [wallet.process] command = [\"PROGRAM\", \"ARGUMENT\"]",
+        ));
+    }
+    let options = ProcessOptions {
+        network: process.network,
+        ..ProcessOptions::default()
+    };
+    ProcessWallet::open(&process.command, options)
+        .await
+        .map_err(told)
 }
 
 /// Opens a connection over a session with its own relays.

@@ -185,9 +185,10 @@ pub fn summary(receipt: &Receipt, wallet: &WalletChoice) -> String {
     let what = match wallet {
         WalletChoice::Without => "nothing was paid (--no-wallet)".to_owned(),
         WalletChoice::Sim(_) => format!("paid {} of play money", receipt.paid_msat),
-        WalletChoice::Nwc(_) | WalletChoice::Unset | WalletChoice::Missing(_) => {
-            format!("paid {}", receipt.paid_msat)
-        }
+        WalletChoice::Nwc(_)
+        | WalletChoice::Process(_)
+        | WalletChoice::Unset
+        | WalletChoice::Missing(_) => format!("paid {}", receipt.paid_msat),
     };
     let seconds = receipt.elapsed_ms / 1000;
     let tenths = receipt.elapsed_ms % 1000 / 100;

@@ -8,19 +8,20 @@ use serde::{Deserialize, Deserializer};
 
 use super::{
     BackendKind, Config, Encrypt, IdentityConfig, MAX_ANNOUNCE_EVERY_SECS, MAX_MAX_JOBS,
-    MAX_RELAYS, NwcConfig, Policy, ProviderConfig, Runway, Select, SimConfig, WalletConfig,
-    WalletKind,
+    MAX_RELAYS, NwcConfig, Policy, ProcessConfig, ProviderConfig, Runway, Select, SimConfig,
+    WalletConfig, WalletKind,
 };
 use crate::secret::SecretRef;
 use crate::units::{Msat, Network};
 
 /// Every section, and the keys in it.
-pub const KEYS: [(&str, &[&str]); 8] = [
+pub const KEYS: [(&str, &[&str]); 9] = [
     ("identity", &["file", "secret_key", "mnemonic"]),
     ("relays", &["urls"]),
     ("wallet", &["kind"]),
     ("wallet.sim", &["bank", "fee_msats", "network"]),
     ("wallet.nwc", &["uri", "network"]),
+    ("wallet.process", &["command", "network"]),
     (
         "runway",
         &[
@@ -91,6 +92,14 @@ struct WalletSection {
     kind: Option<Word<WalletKind>>,
     sim: SimSection,
     nwc: NwcSection,
+    process: ProcessSection,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ProcessSection {
+    command: Vec<Line>,
+    network: Option<Network>,
 }
 
 #[derive(Default, Deserialize)]
@@ -177,6 +186,16 @@ impl File {
                 nwc: NwcConfig {
                     uri: self.wallet.nwc.uri,
                     network: self.wallet.nwc.network,
+                },
+                process: ProcessConfig {
+                    command: self
+                        .wallet
+                        .process
+                        .command
+                        .into_iter()
+                        .map(|word| word.0)
+                        .collect(),
+                    network: self.wallet.process.network,
                 },
             },
             runway: Runway {

@@ -16,6 +16,7 @@ pub mod conformance;
 pub mod invoice;
 pub mod issue;
 pub mod nwc;
+pub mod process;
 pub mod sim;
 
 use std::fmt;

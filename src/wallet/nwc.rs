@@ -279,8 +279,8 @@ async fn announced(client: &Client) -> Result<Announced, WalletError> {
 }
 
 fn read<T: DeserializeOwned>(value: Value) -> Result<T, WalletError> {
-    serde_json::from_value(value)
-        .map_err(|_| WalletError::Refused("its answer makes no sense".to_owned()))
+    let senseless = || WalletError::Refused("its answer makes no sense".to_owned());
+    wire::read(value).ok_or_else(senseless)
 }
 
 impl Shared {

@@ -30,6 +30,8 @@ mod nwc;
 mod openai;
 mod original;
 mod privacy;
+#[cfg(unix)]
+mod process;
 mod programs;
 mod protocol;
 mod provider;

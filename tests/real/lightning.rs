@@ -302,7 +302,8 @@ impl Lightning {
             purchase: agent_compute::ids::PurchaseId::from_bytes(*b"an escrow's name"),
         };
         let paying = payer.clone();
-        let paying = tokio::spawn(async move { paying.pay(order).await });
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move { paying.pay(order).await });
         eventually("the money is held", async || {
             let state = payee.incoming(invoice.payment_hash).await.unwrap();
             matches!(state, agent_compute::wallet::Incoming::Held { .. })
@@ -315,7 +316,7 @@ impl Lightning {
             matches!(state, agent_compute::wallet::Outgoing::Failed(_))
         })
         .await;
-        let outcome = paying.await.unwrap();
+        let outcome = tasks.join_next().await.unwrap().unwrap();
         assert!(
             !matches!(outcome, agent_compute::wallet::PayOutcome::Paid { .. }),
             "{outcome:?}"

@@ -303,7 +303,7 @@ impl Attempt {
     /// The wallet says that it has paid.
     async fn success(&self, value: serde_json::Value) -> PayOutcome {
         let hash = self.request.payment_hash;
-        let payment: Payment = serde_json::from_value(value).unwrap_or_default();
+        let payment: Payment = wire::read(value).unwrap_or_default();
         let (told, fee) = (payment.preimage(hash), payment.fee());
         if let (Ok(Some(preimage)), Some(fee)) = (told, fee) {
             return PayOutcome::Paid {

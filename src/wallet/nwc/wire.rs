@@ -1,6 +1,7 @@
 //! What a wallet says, read leniently: services differ in what they leave out and how they spell it, and a
 //! payment must not fall into doubt because a field that nobody needs is missing. Pure.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -114,9 +115,15 @@ struct ReplyBody {
     result: Option<Value>,
 }
 
+/// Reads an object. A list is none, though serde would take its items for the fields.
+pub(super) fn read<T: DeserializeOwned>(value: Value) -> Option<T> {
+    let object = value.is_object().then_some(value)?;
+    serde_json::from_value(object).ok()
+}
+
 /// Reads a reply. `None`: it is none.
 pub(super) fn reply(text: &str) -> Option<Reply> {
-    let body: ReplyBody = serde_json::from_str(text).ok()?;
+    let body: ReplyBody = read(serde_json::from_str(text).ok()?)?;
     match (body.error, body.result) {
         (Some(error), _) => Some(Err(Said::of(&error))),
         (None, Some(result)) => Some(Ok(result)),
@@ -131,7 +138,7 @@ pub(super) fn notification(text: &str) -> Option<(Option<PaymentHash>, Option<u6
     struct Body {
         notification: Transaction,
     }
-    let body: Body = serde_json::from_str(text).ok()?;
+    let body: Body = read(serde_json::from_str(text).ok()?)?;
     Some((body.notification.hash(), body.notification.settle_deadline))
 }
 

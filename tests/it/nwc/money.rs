@@ -174,6 +174,8 @@ async fn garbage_for_an_answer_is_no_answer() {
         "{\"result\": [1,2",
         "{\"error\": 7}",
         "{ }",
+        "[]",
+        "{\"result\":[]}",
         "{\"result\":{\"preimage\":7}}",
     ] {
         let trial = Trial::paying(Twist::After(garbage.to_owned())).await;

@@ -5,13 +5,13 @@ use tokio::time::timeout;
 
 use super::{Finding, Patient, WITHIN, apart, quoted};
 use crate::cli::commands::wallet::missing;
-use crate::cli::settings::{NwcChoice, SIM_FAULT_VARIABLE, SimChoice, WalletChoice};
-use crate::cli::wallets::{open_nwc, refuse_new_bank, told};
+use crate::cli::settings::{NwcChoice, ProcessChoice, SIM_FAULT_VARIABLE, SimChoice, WalletChoice};
+use crate::cli::wallets::{open_nwc, open_process, refuse_new_bank, told};
 use crate::cli::watch::short;
 use crate::error::{Code, Error};
 use crate::look::Soundness;
 use crate::units::Msat;
-use crate::wallet::Wallet as _;
+use crate::wallet::Wallet;
 use crate::wallet::sim;
 
 /// Looks at the wallet of these settings.
@@ -26,13 +26,36 @@ pub(super) async fn look(patient: &Patient, key: Option<PublicKey>) -> Finding {
         .fix(choose(patient)),
         WalletChoice::Missing(kind) => problem(
             kind.as_str(),
-            "this program has no such wallet; it has nwc, your own, and sim, which is play money",
+            "this program has no such wallet; it has nwc (your own), process (a program of yours) and sim (play money)",
         )
         .fix(patient.command("--wallet sim doctor")),
         WalletChoice::Without => Finding::ok("wallet", "none", "--no-wallet: nothing is paid"),
         WalletChoice::Sim(sim) => play_money(patient, sim, key).await,
         WalletChoice::Nwc(nwc) => connected(patient, nwc).await,
+        WalletChoice::Process(process) => program(patient, process).await,
     }
+}
+
+/// Looks at a wallet program.
+async fn program(patient: &Patient, process: &ProcessChoice) -> Finding {
+    let name = process.command.first();
+    let name = name.map_or_else(String::new, |name| format!(" {}", name.to_string_lossy()));
+    let subject = format!("process{name}");
+    let opened = match timeout(WITHIN, open_process(process)).await {
+        Ok(opened) => opened,
+        Err(_) => Err(Error::new(
+            Code::Network,
+            "the wallet program did not say hello in time",
+        )),
+    };
+    let wallet = match opened {
+        Ok(wallet) => wallet,
+        Err(error) => {
+            return Finding::problem("wallet", subject, error.code(), error.message())
+                .fix(patient.edit());
+        }
+    };
+    real(patient, subject, &wallet).await
 }
 
 /// Looks at a wallet elsewhere.
@@ -67,12 +90,17 @@ async fn connected(patient: &Patient, nwc: &NwcChoice) -> Finding {
         );
         return Finding::problem("wallet", subject, Code::Wallet, message).fix(setup());
     }
+    real(patient, subject, &wallet).await
+}
+
+/// What there is in a wallet that is open.
+async fn real(patient: &Patient, subject: String, wallet: &dyn Wallet) -> Finding {
     let escrow = match (wallet.capabilities().hold_invoices, patient.is_provider()) {
         (true, _) => ", hold invoices for escrow",
         (false, true) => ", no hold invoices, so no escrow",
         (false, false) => "",
     };
-    let what = format!("real money on {}{escrow}", nwc.network);
+    let what = format!("real money on {}{escrow}", wallet.network());
     match timeout(WITHIN, wallet.balance()).await {
         Ok(Ok(balance)) => funds(patient, subject, &what, balance),
         _ => Finding::ok(
