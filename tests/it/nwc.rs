@@ -2,6 +2,8 @@
 //! money.
 
 mod conformance;
+#[cfg(unix)]
+mod frozen;
 mod money;
 #[cfg(unix)]
 mod programs;

@@ -14,7 +14,7 @@ use crate::ids::PaymentHash;
 use crate::ledger::{DriveGuard, Ledger, SeenBalance};
 use crate::purchase::state::{Happening, Quote};
 use crate::units::Msat;
-use crate::wallet::{FailureProof, PayOutcome, PayRequest, Wallet, WalletError};
+use crate::wallet::{FailureProof, Outgoing, PayOutcome, PayRequest, Wallet, WalletError};
 
 /// This process's claim on a purchase while its wallet has the order to pay. Until the wallet has answered,
 /// "no such payment" proves nothing, so nobody else may take the purchase over and free its money:
@@ -212,6 +212,9 @@ async fn prepare(
             ),
         ));
     }
+    if !wallet.capabilities().authoritative_lookup {
+        is_new_to(wallet, quote).await?;
+    }
     if floor.is_zero() {
         return Ok((fee, None));
     }
@@ -227,6 +230,24 @@ async fn prepare(
             settlements,
         }),
     ))
+}
+
+/// Asks a wallet whether it knows a payment already, before anything is set aside for it. One that does not
+/// answer now would leave the money in doubt for as long as it can't prove that it never paid.
+async fn is_new_to(wallet: &dyn Wallet, quote: &Quote) -> Result<(), (Code, String)> {
+    let Some(invoice) = &quote.invoice else {
+        return Ok(());
+    };
+    let found = wallet.outgoing(invoice.payment_hash).await;
+    let known = match found.map_err(cannot_pay)? {
+        Outgoing::NotFound => return Ok(()),
+        Outgoing::Paid { .. } => "has paid",
+        Outgoing::InFlight => "is paying",
+        Outgoing::Failed(_) => "has tried to pay",
+    };
+    let message =
+        format!("the wallet {known} this invoice before; nothing was paid for this purchase");
+    Err((Code::BadInvoice, message))
 }
 
 fn cannot_pay(error: WalletError) -> (Code, String) {

@@ -57,6 +57,9 @@ enum Progress {
     },
 }
 
+/// How long it counts that the wallet did not know a payment: whoever asks and then pays asks once.
+const MISSING_FOR: Duration = Duration::from_secs(10);
+
 struct Order {
     cap: Msat,
     progress: Progress,
@@ -66,6 +69,8 @@ struct Order {
 pub(super) struct Orders {
     shared: Arc<Shared>,
     known: Arc<Mutex<HashMap<PaymentHash, Order>>>,
+    /// Payments that the wallet did not know, and when it said so.
+    missing: Mutex<HashMap<PaymentHash, Instant>>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -80,6 +85,7 @@ impl Orders {
         Self {
             shared,
             known: Arc::default(),
+            missing: Mutex::default(),
             tasks: Mutex::default(),
         }
     }
@@ -122,6 +128,9 @@ impl Orders {
         drop(known);
         let attempt = Attempt {
             shared: Arc::clone(&self.shared),
+            is_missing: locked(&self.missing)
+                .remove(&hash)
+                .is_some_and(|said| said.elapsed() < MISSING_FOR),
             request,
             is_doubted,
         };
@@ -157,8 +166,13 @@ impl Orders {
             None => (None, false),
         };
         let sent = self.shared.sent(hash).await?;
-        if is_under_way && matches!(sent, Sent::NotFound) {
-            return Ok(Outgoing::InFlight);
+        if matches!(sent, Sent::NotFound) {
+            if is_under_way {
+                return Ok(Outgoing::InFlight);
+            }
+            let mut missing = locked(&self.missing);
+            missing.retain(|_, said| said.elapsed() < MISSING_FOR);
+            missing.insert(hash, Instant::now());
         }
         let told = sent.told(|amount| untold_fee(cap, amount));
         if let (Outgoing::Paid { preimage, fee }, Some(cap)) = (&told, cap) {
@@ -204,11 +218,18 @@ struct Attempt {
     request: PayRequest,
     /// Whether the wallet was told to pay this before, with an end that nobody knows.
     is_doubted: bool,
+    /// Whether the wallet has just said that it does not know this payment.
+    is_missing: bool,
 }
 
 impl Attempt {
     async fn run(&self) -> PayOutcome {
-        match self.shared.sent(self.request.payment_hash).await {
+        let found = if self.is_missing {
+            Ok(Sent::NotFound)
+        } else {
+            self.shared.sent(self.request.payment_hash).await
+        };
+        match found {
             Ok(Sent::NotFound) if self.is_doubted => unknown("it was told to pay this before"),
             Ok(Sent::NotFound) => match self.forbidden() {
                 Some(why) => failed(why),

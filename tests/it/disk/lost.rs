@@ -59,14 +59,16 @@ fn ends(mut buying: Running, code: i32, words: &str) -> Value {
 #[test]
 fn a_ledger_that_is_deleted_or_replaced_while_it_is_open_takes_no_payment_along() {
     let world = World::new();
-    let _seller = world.provider("seller", &[]);
+    let seller = world.provider("seller", &[]);
     let home = "buyer";
     world.buy(home, &["--prompt", "x"]).expect(0);
     let file = ledger_file(&world, home);
     for replaced in [false, true] {
         let before = world.balance(home);
-        // Before any payment: none is made.
+        // Before any payment: none is made. The seller waits too, or there might be one before this stops.
+        seller.process.signal("STOP");
         let buying = stopped_at(&world, home, "selected");
+        seller.process.signal("CONT");
         without(&file, || {
             if replaced {
                 fs::copy(file.with_file_name("aside").join("ledger.sqlite"), &file).unwrap();

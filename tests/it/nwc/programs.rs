@@ -16,15 +16,15 @@ use super::*;
 use crate::harness::{Provider, Ran, World, eventually, run, run_with_input};
 
 /// The programs' relay and two wallets behind services on that same relay.
-struct Market {
+pub(super) struct Market {
     world: World,
     place: Place,
-    buyer: (SimWallet, Service),
+    pub(super) buyer: (SimWallet, Service),
     seller: (SimWallet, Service),
 }
 
 impl Market {
-    async fn new(of_buyer: Options, of_seller: Options) -> Self {
+    pub(super) async fn new(of_buyer: Options, of_seller: Options) -> Self {
         let place = Place::new().await;
         let world = World::on(place.url.clone());
         // As long as the test lives, its bank keeps the time of the programs.
@@ -52,11 +52,11 @@ impl Market {
         }
     }
 
-    async fn honest() -> Self {
+    pub(super) async fn honest() -> Self {
         Self::new(Options::default(), Options::default()).await
     }
 
-    fn customer(&self, args: &[&str]) -> Command {
+    pub(super) fn customer(&self, args: &[&str]) -> Command {
         let mut command = self.world.bare_customer("buyer", &["--network", "regtest"]);
         command.args(["--relay", &self.world.relay]).args(args);
         command.env("NWC_URI", &self.buyer.1.uri);
@@ -73,23 +73,23 @@ impl Market {
         command
     }
 
-    async fn sell(&self) -> Provider {
+    pub(super) async fn sell(&self) -> Provider {
         let mut command = self.provider();
         tokio::task::spawn_blocking(move || Provider::start(&mut command))
             .await
             .unwrap()
     }
 
-    async fn run(&self, args: &[&str]) -> Ran {
+    pub(super) async fn run(&self, args: &[&str]) -> Ran {
         ran(self.customer(args)).await
     }
 
-    async fn buy(&self, args: &[&str]) -> Ran {
+    pub(super) async fn buy(&self, args: &[&str]) -> Ran {
         self.run(&[&["--json", "--prompt", "to be or not to be"], args].concat())
             .await
     }
 
-    async fn balances(&self) -> (u64, u64) {
+    pub(super) async fn balances(&self) -> (u64, u64) {
         let (buyer, seller) = (&self.buyer.0, &self.seller.0);
         (
             buyer.balance().await.unwrap().get(),
@@ -98,7 +98,7 @@ impl Market {
     }
 
     /// What the day's budget says: spent, reserved.
-    async fn spent(&self) -> (u64, u64) {
+    pub(super) async fn spent(&self) -> (u64, u64) {
         let budget = self.run(&["--json", "budget"]).await.expect(0).last();
         let daily = &budget["daily"];
         (
@@ -121,7 +121,7 @@ async fn ran_with(mut command: Command, input: String) -> Ran {
         .unwrap()
 }
 
-const OPENING: u64 = 100_000_000;
+pub(super) const OPENING: u64 = 100_000_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_is_bought_and_sold_over_two_wallets() {

@@ -49,6 +49,8 @@ pub enum Twist {
     After(String),
     /// It is done, and the answer waits.
     Late(Duration),
+    /// It is heard late, as by a wallet that was frozen.
+    Frozen(Duration),
     /// Somebody else answers first, with this.
     Forged(String),
     /// It is done, and the answer's result has this over it.
@@ -248,11 +250,7 @@ impl Inner {
         if event.kind != Kind::Custom(23194) || event.pubkey != self.customer {
             return;
         }
-        if event
-            .tags
-            .expiration()
-            .is_some_and(|at| *at < Timestamp::now())
-        {
+        if is_void(&event) {
             return;
         }
         if !self.state.lock().unwrap().heard.insert(event.id) {
@@ -285,6 +283,12 @@ impl Inner {
         }
         if let Some(Twist::Unheard) = twist {
             return;
+        }
+        if let Some(Twist::Frozen(pause)) = twist {
+            tokio::time::sleep(pause).await;
+            if is_void(&event) {
+                return;
+            }
         }
         let done = match &twist {
             Some(Twist::Instead(instead)) => instead_of(&method, instead),
@@ -559,6 +563,12 @@ impl Inner {
             wait(&mut changes).await;
         }
     }
+}
+
+/// Whether a request came too late, as NIP-40 has it.
+fn is_void(request: &Event) -> bool {
+    let expires = request.tags.expiration();
+    expires.is_some_and(|at| *at < Timestamp::now())
 }
 
 fn hash(params: &Value) -> PaymentHash {

@@ -1,0 +1,150 @@
+//! Wallets that freeze, die and come back at each step of a purchase, and their relay with them: nothing is
+//! paid twice, nothing is lost, and what is in doubt says so until it is decided.
+
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::programs::Market;
+use super::service::Twist;
+use super::*;
+use crate::harness::Ran;
+
+/// What one purchase costs with its fee, and what the seller gets.
+const SPENT: u64 = 8_500;
+const PRICE: u64 = 7_000;
+
+/// Freezes for `pause` at the first call of `method`.
+fn freeze(method: &'static str, pause: Duration) -> Options {
+    let mut done = false;
+    Options::twisted(move |called, _| {
+        let is_first = !done;
+        done |= called == method;
+        (called == method && is_first).then_some(Twist::Frozen(pause))
+    })
+}
+
+/// Buys under one key until it is delivered, recovering in between. How each try ended.
+async fn insist(market: &Market, args: &[&str]) -> Vec<i32> {
+    let mut codes = Vec::new();
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let words = ["--idempotency-key", "this one", "--timeout", "4"];
+        let bought: Ran = market.buy(&[&words[..], args].concat()).await;
+        codes.push(bought.code);
+        if bought.code == 0 {
+            assert_eq!(bought.last()["text"], "to be or not to be");
+            return codes;
+        }
+        let error = bought.last();
+        assert!([5, 6, 7, 8, 9, 10].contains(&bought.code), "{error}");
+        let recovered = market.run(&["--json", "recover"]).await;
+        assert!(
+            Instant::now() < until,
+            "{codes:?}: {error}\n{}",
+            recovered.stdout
+        );
+        assert!([0, 6, 8].contains(&recovered.code), "{}", recovered.stdout);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// One job was paid for, once, on both sides.
+async fn assert_paid_once(market: &Market, why: &str) {
+    let until = Instant::now() + Duration::from_secs(20);
+    let once = (
+        super::programs::OPENING - SPENT,
+        super::programs::OPENING + PRICE,
+    );
+    while market.balances().await != once {
+        assert!(
+            Instant::now() < until,
+            "{why}: {:?}",
+            market.balances().await
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // Whoever was delivered to before the seller took its money learns of that afterwards.
+    market.run(&["--json", "recover"]).await.expect(0);
+    assert_eq!(market.spent().await, (SPENT, 0), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_buyers_wallet_that_freezes_at_any_step_pays_once() {
+    for (method, escrow) in [
+        ("get_info", false),
+        ("lookup_invoice", false),
+        ("pay_invoice", false),
+        ("pay_invoice", true),
+    ] {
+        let of_buyer = freeze(method, Duration::from_secs(7));
+        let market = Market::new(of_buyer, Options::default()).await;
+        let _seller = market.sell().await;
+        let args: &[&str] = if escrow { &["--htlc"] } else { &[] };
+        let codes = insist(&market, args).await;
+        let why = format!("frozen at {method}, escrow {escrow}: {codes:?}");
+        assert_paid_once(&market, &why).await;
+        // In escrow the seller has given up the first hold by then, and a second attempt is in its right.
+        let orders = market.buyer.1.asked("pay_invoice");
+        assert!(orders == 1 || escrow && orders == 2, "{why}: {orders}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sellers_wallet_that_freezes_at_any_step_is_paid_once() {
+    for (method, escrow) in [
+        ("make_invoice", false),
+        ("lookup_invoice", false),
+        ("make_hold_invoice", true),
+        ("lookup_invoice", true),
+        ("settle_hold_invoice", true),
+    ] {
+        let of_seller = freeze(method, Duration::from_secs(7));
+        let market = Market::new(Options::default(), of_seller).await;
+        let _seller = market.sell().await;
+        let args: &[&str] = if escrow { &["--htlc"] } else { &[] };
+        let codes = insist(&market, args).await;
+        let why = format!("frozen at {method}, escrow {escrow}: {codes:?}");
+        assert_paid_once(&market, &why).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wallet_that_hears_an_order_too_late_does_not_pay_it() {
+    let mut first = true;
+    let deaf = move |method: &str, _: &Value| {
+        // Longer than an order is valid.
+        let frozen = method == "pay_invoice" && std::mem::replace(&mut first, false);
+        frozen.then_some(Twist::Frozen(Duration::from_secs(61)))
+    };
+    let market = Market::new(Options::twisted(deaf), Options::default()).await;
+    let _seller = market.sell().await;
+    market
+        .buy(&["--timeout", "3", "--retries", "0"])
+        .await
+        .expect(6);
+    tokio::time::sleep(Duration::from_secs(62)).await;
+    let opening = super::programs::OPENING;
+    assert_eq!(market.balances().await, (opening, opening));
+    // Nothing proves that it never will be: the invoice has not expired for an hour.
+    market.run(&["--json", "recover"]).await.expect(6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seller_killed_with_money_held_finishes_or_gives_back() {
+    let market = Market::honest().await;
+    let seller = market.sell().await;
+    // It dies when the money is there; whoever comes after it knows only what is on file and in the wallet.
+    let mut buy = market.customer(&["--json", "--prompt", "held", "--htlc", "--timeout", "60"]);
+    let buying = tokio::task::spawn_blocking(move || crate::harness::run(&mut buy));
+    let until = Instant::now() + Duration::from_secs(20);
+    while market.buyer.1.asked("pay_invoice") == 0 {
+        assert!(Instant::now() < until, "nobody pays");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(seller);
+    let _seller = market.sell().await;
+    let bought = buying.await.unwrap();
+    assert_eq!(bought.expect(0).last()["text"], "held");
+    assert_paid_once(&market, "killed while held").await;
+}
