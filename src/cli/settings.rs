@@ -98,7 +98,7 @@ pub struct ProcessChoice {
 pub struct NwcChoice {
     /// The connection; `None`: there is none; or what is wrong with it. Commands that need no wallet work all
     /// the same.
-    pub connection: std::result::Result<Option<Connection>, String>,
+    pub connection: std::result::Result<Option<Box<Connection>>, String>,
     /// The network that the wallet must be on.
     pub network: Network,
 }
@@ -335,7 +335,7 @@ fn nwc_connection(
     config: &Config,
     home: &Home,
     environment: &Environment,
-) -> std::result::Result<Option<Connection>, String> {
+) -> std::result::Result<Option<Box<Connection>>, String> {
     let mut found: Option<(String, Secret)> = None;
     for name in NWC_VARIABLES {
         let value = environment
@@ -367,7 +367,7 @@ fn nwc_connection(
         return Ok(None);
     };
     Connection::parse(&uri)
-        .map(Some)
+        .map(|connection| Some(Box::new(connection)))
         .map_err(|error| format!("{place}: {error}"))
 }
 

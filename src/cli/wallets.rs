@@ -55,7 +55,7 @@ pub async fn open_wallet(
 /// wallet refuses it, [`Code::Network`] if the wallet does not answer.
 pub async fn open_nwc(nwc: &NwcChoice) -> Result<NwcWallet> {
     let connection = match &nwc.connection {
-        Ok(Some(connection)) => connection.clone(),
+        Ok(Some(connection)) => (**connection).clone(),
         Ok(None) => {
             return Err(Error::new(
                 Code::Wallet,

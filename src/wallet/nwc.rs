@@ -278,6 +278,25 @@ async fn announced(client: &Client) -> Result<Announced, WalletError> {
     })
 }
 
+/// What a wallet's reply to a look-up means, as a payment and as an invoice of ours, or its error's words: for
+/// the fuzzers. `None`: it is no reply, or not to this.
+#[doc(hidden)]
+#[must_use]
+pub fn reply_to_look_up(
+    text: &str,
+    hash: PaymentHash,
+    now: UnixSecs,
+) -> Option<Result<(Outgoing, Incoming), String>> {
+    match wire::reply(text)? {
+        Err(said) => Some(Err(said.words)),
+        Ok(value) => {
+            let found: Transaction = wire::read(value)?;
+            let sent = found.as_sent(hash).told(|_| Msat::ZERO);
+            Some(Ok((sent, found.as_received(now, now))))
+        }
+    }
+}
+
 fn read<T: DeserializeOwned>(value: Value) -> Result<T, WalletError> {
     let senseless = || WalletError::Refused("its answer makes no sense".to_owned());
     wire::read(value).ok_or_else(senseless)

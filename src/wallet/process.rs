@@ -166,6 +166,21 @@ fn told(unanswered: Unanswered) -> WalletError {
     }
 }
 
+/// What a program's line means as an answer about a payment, or why it means nothing: for the fuzzers. `None`:
+/// it is no answer.
+#[doc(hidden)]
+#[must_use]
+pub fn answer_to_look_up(line: &str, hash: PaymentHash) -> Option<Result<Outgoing, String>> {
+    let Ok(wire::Line::Answer(answer)) = serde_json::from_str(line) else {
+        return None;
+    };
+    if let Some(problem) = answer.error {
+        return Some(Err(problem.bounded().message));
+    }
+    let state: PayState = serde_json::from_value(answer.result?).ok()?;
+    Some(state.told(hash))
+}
+
 /// Counts an order for as long as it is under way.
 struct UnderWay {
     hash: PaymentHash,

@@ -118,7 +118,7 @@ macro_rules! targets {
 
 targets!(
     arguments, budget, channel, config, frames, identity, invoice, keystore, listing, message,
-    purchase, receipt, request, row, sealed, server, stream, terminal, words
+    purchase, receipt, request, row, sealed, server, stream, terminal, wallets, words
 );
 
 #[test]

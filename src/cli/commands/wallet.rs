@@ -53,6 +53,13 @@ pub async fn run(settings: Settings, command: WalletCommand, out: &Output) -> Re
     if let WalletCommand::Setup { words } = &command {
         return connect::run(&settings, words, out).await;
     }
+    if let (WalletChoice::Nwc(nwc), WalletCommand::Address { no_qr }) = (&settings.wallet, &command)
+        && let Ok(Some(connection)) = &nwc.connection
+        && let Some(address) = connection.lightning_address()
+    {
+        address_of("nwc", address, false, *no_qr, out);
+        return Ok(());
+    }
     let wallet: Arc<dyn Wallet> = match &settings.wallet {
         WalletChoice::Sim(sim) => {
             let (identity, _) = settings.open_identity(|made| out.note(made)).await?;
@@ -98,17 +105,21 @@ fn address(wallet: &dyn Wallet, no_qr: bool, out: &Output) -> Result<()> {
             "this wallet has no address that it tells; `wallet invoice --amount-sats N` makes an invoice",
         ));
     }
-    let account = &wallet.id().account;
+    let id = wallet.id();
+    address_of(&id.kind, &id.account, play_money, no_qr, out);
+    Ok(())
+}
+
+fn address_of(wallet: &str, address: &str, play_money: bool, no_qr: bool, out: &Output) {
     out.object(&Address {
-        address: account,
-        wallet: &wallet.id().kind,
+        address,
+        wallet,
         play_money,
     });
-    out.line(account);
+    out.line(address);
     if !no_qr {
-        qr::show(account, out);
+        qr::show(address, out);
     }
-    Ok(())
 }
 
 async fn balance(wallet: &dyn Wallet, out: &Output) -> Result<()> {

@@ -19,7 +19,11 @@ pub struct Connection {
     wallet: PublicKey,
     client: Identity,
     relays: Vec<RelayUrl>,
+    lightning_address: Option<String>,
 }
+
+/// Characters of a Lightning address that are shown. Longer is none.
+const MAX_ADDRESS: usize = 320;
 
 impl PartialEq for Connection {
     fn eq(&self, other: &Self) -> bool {
@@ -97,6 +101,12 @@ impl Connection {
             wallet: uri.public_key,
             client: Identity::from_keys(Keys::new(uri.secret)),
             relays,
+            lightning_address: uri.lud16.filter(|address| {
+                let is_plain = |c: char| !c.is_control() && !c.is_whitespace();
+                address.len() <= MAX_ADDRESS
+                    && address.contains('@')
+                    && address.chars().all(is_plain)
+            }),
         })
     }
 
@@ -116,6 +126,13 @@ impl Connection {
     #[must_use]
     pub fn relays(&self) -> &[RelayUrl] {
         &self.relays
+    }
+
+    /// Where others can send money to: the wallet's Lightning address, if the string has one. Whoever handed
+    /// over the string says so; nothing proves it.
+    #[must_use]
+    pub fn lightning_address(&self) -> Option<&str> {
+        self.lightning_address.as_deref()
     }
 
     pub(super) const fn identity(&self) -> &Identity {
@@ -157,6 +174,8 @@ mod tests {
             let connection = parse(&text).unwrap();
             assert_eq!(connection.wallet().to_hex(), WALLET);
             assert_eq!(connection.relays().len(), 1);
+            let address = text.contains("lud16").then_some("a@b.example");
+            assert_eq!(connection.lightning_address(), address);
             assert_eq!(
                 connection.id().account,
                 format!("{WALLET}/{}", connection.client())

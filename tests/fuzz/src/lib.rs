@@ -25,6 +25,7 @@ mod server;
 mod stream;
 mod tape;
 mod terminal;
+mod wallets;
 mod wire;
 mod words;
 
@@ -39,6 +40,7 @@ pub use self::relay::frames;
 pub use self::server::server;
 pub use self::stream::stream;
 pub use self::terminal::terminal;
+pub use self::wallets::wallets;
 pub use self::wire::{channel, message, request, sealed};
 pub use self::words::words;
 
@@ -65,5 +67,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("server", server),
     ("stream", stream),
     ("terminal", terminal),
+    ("wallets", wallets),
     ("words", words),
 ];

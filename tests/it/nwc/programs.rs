@@ -397,6 +397,11 @@ async fn a_connection_is_tried_kept_for_its_owner_and_used() {
         "--no-qr",
     ]));
     assert!(invoice.await.expect(0).stdout.starts_with("lnbcrt50n"));
+    let address = ["--network", "regtest", "wallet", "address", "--no-qr"];
+    ran(command(&address)).await.expect(12);
+    let mut named = command(&address);
+    named.env("NWC_URI", format!("{uri}&lud16=me@wallet.example"));
+    assert_eq!(ran(named).await.expect(0).stdout, "me@wallet.example\n");
     ran(command(&["--network", "regtest", "wallet", "fund", "5"]))
         .await
         .expect(2);
