@@ -99,6 +99,14 @@ pub enum WalletCommand {
         #[arg(long, value_name = "SATS", value_parser = sats)]
         amount_sats: Msat,
     },
+    /// What this wallet was paid and has paid, by whatever program; newest first
+    ///
+    /// What was bought with it is in `history`.
+    History {
+        /// How many lines
+        #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+    },
     /// Add play money (sim only)
     Fund {
         /// How much, in sats

@@ -20,7 +20,7 @@ use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
 use crate::identity::source::{Origin, Source};
 use crate::ledger::{Limits, Scope};
-use crate::secret::{Environment, Secret, read_private_file};
+use crate::secret::{Environment, Secret, SecretRef, read_private_file};
 use crate::units::{Msat, Network};
 use crate::wallet::nwc::Connection;
 use crate::wallet::sim::Fault;
@@ -89,6 +89,8 @@ pub struct SimChoice {
 pub struct ProcessChoice {
     /// The program and its arguments; may be empty.
     pub command: Vec<OsString>,
+    /// Variables that hold secrets of ours.
+    pub hide: Vec<String>,
     /// The network that it must be on.
     pub network: Network,
 }
@@ -302,6 +304,7 @@ fn choose_wallet(
             let process = &config.wallet.process;
             return Ok(WalletChoice::Process(ProcessChoice {
                 command: process.command.iter().map(OsString::from).collect(),
+                hide: secret_variables(config),
                 network: flags
                     .network
                     .or(process.network)
@@ -327,6 +330,23 @@ fn choose_wallet(
         fee: sim.fee,
         fault,
     }))
+}
+
+/// The variables that the configuration names as places of secrets.
+fn secret_variables(config: &Config) -> Vec<String> {
+    let references = [
+        &config.identity.secret_key,
+        &config.identity.mnemonic,
+        &config.wallet.nwc.uri,
+        &config.provider.backend_key,
+    ];
+    let named = references.into_iter().flatten();
+    named
+        .filter_map(|reference| match reference {
+            SecretRef::Env(name) => Some(name.clone()),
+            SecretRef::File(_) => None,
+        })
+        .collect()
 }
 
 /// The wallet connection of the environment, the configuration, or the file that `wallet setup nwc` wrote.

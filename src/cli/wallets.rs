@@ -84,6 +84,7 @@ pub async fn open_process(process: &ProcessChoice) -> Result<ProcessWallet> {
     }
     let options = ProcessOptions {
         network: process.network,
+        hide: process.hide.clone(),
         ..ProcessOptions::default()
     };
     ProcessWallet::open(&process.command, options)

@@ -186,6 +186,47 @@ pub enum Outgoing {
     NotFound,
 }
 
+/// Which way money moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// To this wallet.
+    Incoming,
+    /// From this wallet.
+    Outgoing,
+}
+
+/// How far a movement of money is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MovementState {
+    /// An invoice that can be paid, or a payment on its way or held.
+    Pending,
+    /// The payee has the money.
+    Settled,
+    /// It did not happen: failed, cancelled or expired.
+    Failed,
+}
+
+/// One line of a wallet's own history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Movement {
+    /// Which way.
+    pub direction: Direction,
+    /// How far.
+    pub state: MovementState,
+    /// What it is about, routing fee not included.
+    pub amount_msat: Msat,
+    /// What routing cost, if the wallet tells.
+    pub fee_msat: Option<Msat>,
+    /// The payment, if the wallet tells.
+    pub payment_hash: Option<PaymentHash>,
+    /// When it began, if the wallet tells.
+    pub created_at: Option<UnixSecs>,
+    /// The invoice's description: a stranger's words.
+    pub description: Option<String>,
+}
+
 /// Why a wallet could not answer. Nothing was paid by the call that returns one of these.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -265,6 +306,15 @@ pub trait Wallet: fmt::Debug + Send + Sync {
     /// # Errors
     /// If the wallet does not answer; that proves nothing.
     async fn outgoing(&self, hash: PaymentHash) -> Result<Outgoing, WalletError>;
+
+    /// What this wallet was paid and has paid, by whatever program, and what is about to be, newest first.
+    ///
+    /// # Errors
+    /// [`WalletError::Unsupported`] where there is no such list: what is not implemented.
+    async fn history(&self, limit: usize) -> Result<Vec<Movement>, WalletError> {
+        let _ = limit;
+        Err(WalletError::Unsupported("list what it has paid"))
+    }
 
     /// Changes whenever an invoice or payment of this wallet may have changed: a hint that wakes a
     /// waiter, who then looks. `None`: no such hints, so poll.

@@ -63,7 +63,7 @@ use nostr::{Event, Filter};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use self::client::{Client, INFO, Unanswered, locked};
 pub use self::connection::{Connection, NotAConnection};
@@ -71,8 +71,8 @@ use self::orders::Orders;
 use self::wire::{Balance, Info, Kind, Sent, Transaction};
 use super::invoice::{Parsed, parse_unchecked};
 use super::{
-    Capabilities, Incoming, InvoiceRequest, IssuedInvoice, Outgoing, PayOutcome, PayRequest,
-    Wallet, WalletError,
+    Capabilities, Incoming, InvoiceRequest, IssuedInvoice, Movement, Outgoing, PayOutcome,
+    PayRequest, Wallet, WalletError,
 };
 use crate::clock::Clock;
 use crate::ids::{PaymentHash, Preimage, WalletId};
@@ -88,6 +88,9 @@ const PAY_WITHIN: Duration = Duration::from_secs(90);
 
 /// How long the relays may take to tell what the wallet can do. Those that have it say it at once.
 const INFO_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long the other relays have to tell something newer, once one has told it.
+const INFO_REST_WITHIN: Duration = Duration::from_millis(300);
 
 /// How many blocks a hold is asked for: six hours, longer than any job, and well below the day that a
 /// customer accepts by default.
@@ -237,17 +240,31 @@ struct Announced {
     news: bool,
 }
 
+/// The newest info event that the relays have. Once one has told it, the others have a moment, and one that is
+/// dead holds up nobody.
+async fn newest_info(client: &Client) -> Result<Option<Event>, relay::RelayError> {
+    let filter = Filter::new().kind(INFO).author(client.wallet()).limit(1);
+    let mut until = Instant::now() + INFO_WITHIN;
+    let mut stored = client.session().subscribe(filter, INFO_WITHIN).await?;
+    let mut newest: Option<Event> = None;
+    while let Ok(Some(relay::Incoming::Event(event))) = timeout_at(until, stored.next()).await {
+        until = until.min(Instant::now() + INFO_REST_WITHIN);
+        if newest
+            .as_ref()
+            .is_none_or(|known| known.created_at < event.created_at)
+        {
+            newest = Some(*event);
+        }
+    }
+    Ok(newest)
+}
+
 /// Reads the wallet's info event. Without one NIP-44 is taken: all that is maintained has it.
 async fn announced(client: &Client) -> Result<Announced, WalletError> {
-    let filter = Filter::new().kind(INFO).author(client.wallet()).limit(1);
-    let stored = relay::fetch(client.session(), filter, INFO_WITHIN, 16)
+    let found = newest_info(client)
         .await
         .map_err(|error| WalletError::Unreachable(error.to_string()))?;
-    let newest = stored
-        .events
-        .into_iter()
-        .max_by_key(|event| event.created_at);
-    let Some(event) = newest else {
+    let Some(event) = found else {
         return Ok(Announced {
             nip44: true,
             ..Announced::default()
@@ -556,6 +573,28 @@ impl Wallet for NwcWallet {
 
     async fn outgoing(&self, hash: PaymentHash) -> Result<Outgoing, WalletError> {
         self.orders.outgoing(hash).await
+    }
+
+    async fn history(&self, limit: usize) -> Result<Vec<Movement>, WalletError> {
+        if !self.can("list_transactions") {
+            return Err(WalletError::Unsupported("list what it has paid"));
+        }
+        let params = json!({ "limit": limit, "unpaid": true });
+        let found = self.shared.ask("list_transactions", params).await?;
+        let items = match found {
+            Value::Array(items) => items,
+            Value::Object(mut object) => match object.remove("transactions") {
+                Some(Value::Array(items)) => items,
+                _ => Vec::new(),
+            },
+            _ => Vec::new(),
+        };
+        let now = self.shared.now();
+        let read = items.into_iter().filter_map(wire::read::<Transaction>);
+        Ok(read
+            .filter_map(|transaction| transaction.as_movement(now))
+            .take(limit)
+            .collect())
     }
 
     fn changes(&self) -> Option<watch::Receiver<u64>> {

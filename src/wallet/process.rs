@@ -29,12 +29,13 @@
 //! | `cancel_invoice` | `{"payment_hash"}` | `{}` |
 //! | `pay` | `{"bolt11","payment_hash","amount_msat","max_fee_msat","purchase"}` | `{"state"}`: `paid` with `preimage` or null and `fee_msat`, `in_flight`, `failed` with `reason` and `insufficient_funds`, `unknown` with `reason` |
 //! | `outgoing` | `{"payment_hash"}` | as `pay`, or `not_found` |
+//! | `history` | `{"limit"}` | `{"movements"}`, newest first: `direction` `incoming` or `outgoing`, `state` `pending`, `settled` or `failed`, `amount_msat`, and `fee_msat`, `payment_hash`, `created_at`, `description`, or null |
 //!
 //! `payment_hash` of `invoice` is null, or the hash that a hold invoice must be on. `failed` is a proof that no
 //! money left and none will; in doubt a program says `unknown`. A payment hash is never paid twice. What each
 //! call must mean is in [`Wallet`], and [`conformance`](super::conformance) tries a program's word.
 //!
-//! An error is `{"code","message"}`: `unsupported` (it can't do this at all), `refused`, `unreachable` (what it
+//! An error is `{"code","message"}`: `unsupported` (it can't do this at all, or does not know the method), `refused`, `unreachable` (what it
 //! needs does not answer), `storage`. Nothing was paid by a call that ends in one, so `pay` has none: it says
 //! `failed` or `unknown`.
 //!
@@ -70,11 +71,11 @@ use tokio::task::JoinSet;
 
 use self::child::{Program, Unanswered};
 pub use self::serve::serve;
-use self::wire::{Balance, Call, Fee, IncomingState, Made, PayState, Problem};
+use self::wire::{Balance, Call, Fee, History, IncomingState, Made, PayState, Problem};
 use super::invoice::parse_unchecked;
 use super::{
-    Capabilities, FailureProof, Incoming, InvoiceRequest, IssuedInvoice, Outgoing, PayOutcome,
-    PayRequest, Wallet, WalletError,
+    Capabilities, FailureProof, Incoming, InvoiceRequest, IssuedInvoice, Movement, Outgoing,
+    PayOutcome, PayRequest, Wallet, WalletError,
 };
 use crate::ids::{PaymentHash, Preimage, WalletId};
 use crate::units::{Msat, Network};
@@ -94,6 +95,9 @@ pub struct ProcessOptions {
     pub answer_within: Duration,
     /// How long a payment may take before it is in doubt. It goes on, and is looked up.
     pub pay_within: Duration,
+    /// Variables of the environment that it does not get, besides those that hold keys, passwords and wallet
+    /// connections by their known names.
+    pub hide: Vec<String>,
 }
 
 impl Default for ProcessOptions {
@@ -102,6 +106,7 @@ impl Default for ProcessOptions {
             network: Network::Mainnet,
             answer_within: ANSWER_WITHIN,
             pay_within: PAY_WITHIN,
+            hide: Vec::new(),
         }
     }
 }
@@ -129,7 +134,11 @@ impl ProcessWallet {
     /// [`WalletError::Unreachable`] if it can't be started or does not answer; [`WalletError::Refused`] if it
     /// speaks another version or is on another network.
     pub async fn open(command: &[OsString], options: ProcessOptions) -> Result<Self, WalletError> {
-        let program = Arc::new(Program::new(command, options.answer_within)?);
+        let program = Arc::new(Program::new(
+            command,
+            options.answer_within,
+            options.hide.clone(),
+        )?);
         let hello = program.hello().await?;
         let ours = options.network;
         if hello.network != ours {
@@ -363,6 +372,15 @@ impl Wallet for ProcessWallet {
             Outgoing::NotFound if is_under_way => Ok(Outgoing::InFlight),
             found => Ok(found),
         }
+    }
+
+    async fn history(&self, limit: usize) -> Result<Vec<Movement>, WalletError> {
+        let found: History = self.ask(Call::History { limit }).await?;
+        let told = |movement: Movement| Movement {
+            description: movement.description.as_deref().map(wire::bounded),
+            ..movement
+        };
+        Ok(found.movements.into_iter().take(limit).map(told).collect())
     }
 
     fn changes(&self) -> Option<watch::Receiver<u64>> {

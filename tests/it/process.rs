@@ -33,6 +33,7 @@ fn options() -> ProcessOptions {
         network: Network::Regtest,
         answer_within: Duration::from_secs(10),
         pay_within: Duration::from_secs(10),
+        hide: Vec::new(),
     }
 }
 
@@ -320,6 +321,44 @@ async fn a_program_is_one_wallet_or_none() {
 }
 
 #[tokio::test]
+async fn what_a_program_does_not_know_is_no_end_of_it() {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+
+    let bank = Bank::new();
+    let (account, _) = bank.account();
+    let (mut ask, input) = tokio::io::duplex(64 * 1024);
+    let (output, answers) = tokio::io::duplex(64 * 1024);
+    let serving = agent_compute::wallet::process::serve(Arc::new(account), input, output);
+    let asking = async {
+        let mut answers = BufReader::new(answers).lines();
+        let mut answer = async || {
+            loop {
+                let line = answers.next_line().await.unwrap().unwrap();
+                if !line.contains("changed") {
+                    return line;
+                }
+            }
+        };
+        ask.write_all(b"{\"id\":7,\"method\":\"fly\",\"params\":{}}\n")
+            .await
+            .unwrap();
+        let said = answer().await;
+        assert!(
+            said.contains("\"id\":7") && said.contains("unsupported"),
+            "{said}"
+        );
+        ask.write_all(b"{\"id\":8,\"method\":\"balance\",\"params\":{}}\n")
+            .await
+            .unwrap();
+        let said = answer().await;
+        assert_eq!(said, "{\"id\":8,\"result\":{\"balance_msat\":100000000}}");
+        drop(ask);
+    };
+    let (served, ()) = tokio::join!(serving, asking);
+    served.unwrap();
+}
+
+#[tokio::test]
 async fn a_question_that_nobody_waits_for_is_called_off_and_a_slow_one_holds_up_no_other() {
     let bank = Bank::new();
     let (account, real) = bank.account();
@@ -403,7 +442,10 @@ fn a_program_gets_our_environment_without_our_secrets() {
     let (_, real) = bank.account();
     let command = bank.script(&real, "env > \"$mark\"\nexec $real\n");
     let words: Vec<String> = command.iter().map(|word| format!("{word:?}")).collect();
-    let toml = format!("[wallet.process]\ncommand = [{}]\n", words.join(", "));
+    let toml = format!(
+        "[wallet.process]\ncommand = [{}]\n[provider]\nbackend_key = \"env:MY_SERVERS_KEY\"\n",
+        words.join(", ")
+    );
     world.config("buyer", &toml);
     let args = [
         "--wallet",
@@ -422,6 +464,7 @@ fn a_program_gets_our_environment_without_our_secrets() {
         "NWC_URI",
         "NWC_URL_FILE",
         "OPENAI_API_KEY",
+        "MY_SERVERS_KEY",
     ];
     for name in secrets {
         balance.env(name, "hush-hush");
@@ -473,6 +516,17 @@ fn the_two_programs_buy_and_sell_with_a_wallet_program_each() {
         (balance(&accounts[0]), balance(&accounts[1]))
             == (100_000_000 - 14_000, 100_000_000 + 14_000)
     });
+    let history = ["--json", "wallet", "history"];
+    let paid = run_program(&mut world.bare_customer("buyer", &history)).expect(0);
+    let sold = run_program(&mut world.bare_provider("seller", &history)).expect(0);
+    for (ran, direction) in [(&paid, "outgoing"), (&sold, "incoming")] {
+        let lines = ran.events();
+        assert_eq!(lines.len(), 2, "{}", ran.stdout);
+        for line in lines {
+            let said = (&line["direction"], &line["state"], &line["amount_msat"]);
+            assert_eq!(said, (&direction.into(), &"settled".into(), &7000.into()));
+        }
+    }
     let doctor =
         run_program(&mut world.bare_customer("buyer", &["--relay", &world.relay, "doctor"]));
     assert!(

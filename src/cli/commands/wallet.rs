@@ -7,19 +7,24 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::cli::args::WalletCommand;
+use crate::cli::commands::history::when;
 use crate::cli::output::Output;
 use crate::cli::qr;
 use crate::cli::settings::{Settings, WalletChoice};
+use crate::cli::text::{entry, one_line};
 use crate::cli::wallets::{open_sim, open_wallet, refuse_new_bank, told};
 use crate::error::{Code, Error, Result};
 use crate::ids::PaymentHash;
 use crate::units::{Msat, Network};
-use crate::wallet::{InvoiceRequest, Wallet};
+use crate::wallet::{Direction, InvoiceRequest, MovementState, Wallet};
 
 pub(in crate::cli) use self::connect::missing;
 
 /// How long an invoice made by hand can be paid, in seconds: an hour.
 const INVOICE_EXPIRY_SECS: u64 = 3600;
+
+/// Characters of a description that are shown: strangers write them.
+const LONGEST_DESCRIPTION: usize = 60;
 
 #[derive(Serialize)]
 struct Balance<'a> {
@@ -89,6 +94,7 @@ pub async fn run(settings: Settings, command: WalletCommand, out: &Output) -> Re
             }
             Ok(())
         }
+        WalletCommand::History { limit } => history(&*wallet, limit, out).await,
         WalletCommand::Fund { .. } => Err(Error::new(
             Code::Usage,
             "wallet fund: only play money can be made; `wallet invoice` asks for the real kind",
@@ -120,6 +126,36 @@ fn address_of(wallet: &str, address: &str, play_money: bool, no_qr: bool, out: &
     if !no_qr {
         qr::show(address, out);
     }
+}
+
+async fn history(wallet: &dyn Wallet, limit: u32, out: &Output) -> Result<()> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let movements = wallet.history(limit).await.map_err(told)?;
+    if movements.is_empty() {
+        out.note("nothing yet");
+    }
+    for movement in &movements {
+        out.object(movement);
+        let sign = match movement.direction {
+            Direction::Incoming => '+',
+            Direction::Outgoing => '-',
+        };
+        let at = movement.created_at.map_or_else(String::new, when);
+        let state = match movement.state {
+            MovementState::Pending => "pending",
+            MovementState::Settled => "settled",
+            MovementState::Failed => "failed",
+        };
+        let fee = movement.fee_msat.filter(|fee| !fee.is_zero());
+        let fee = fee.map_or(String::new(), |fee| format!(" (fee {fee})"));
+        let words = movement.description.as_deref().unwrap_or_default();
+        let words = one_line(words, LONGEST_DESCRIPTION);
+        out.line(&entry(&format!(
+            "{at:<20}  {state:<7}  {sign}{}{fee}  {words}",
+            movement.amount_msat
+        )));
+    }
+    Ok(())
 }
 
 async fn balance(wallet: &dyn Wallet, out: &Output) -> Result<()> {

@@ -20,7 +20,8 @@ use crate::ids::{PaymentHash, Preimage};
 use crate::units::Msat;
 use crate::wallet::{FailureProof, Outgoing, PayOutcome, PayRequest, WalletError};
 
-/// How long the wallet may take to hear of an order. One that it hears later is void.
+/// How long the wallet may take to hear of an order, unless it is waited for less. One that it hears later is
+/// void.
 const HEAR_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long the relays may take to pass an order on.
@@ -269,7 +270,8 @@ impl Attempt {
     async fn order(&self) -> PayOutcome {
         let client = &self.shared.client;
         let params = json!({ "invoice": self.request.bolt11 });
-        let (within, valid) = (self.shared.options.pay_within, HEAR_WITHIN);
+        let within = self.shared.options.pay_within;
+        let valid = HEAR_WITHIN.min(within);
         let sending = client.send("pay_invoice", &params, valid, PUBLISH_WITHIN);
         let (mut asked, within, mut trouble) = match sending.await {
             Ok(asked) => (

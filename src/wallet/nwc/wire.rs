@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::ids::{PaymentHash, Preimage};
 use crate::units::{Msat, Network, UnixSecs};
-use crate::wallet::{FailureProof, Incoming, Outgoing};
+use crate::wallet::{Direction, FailureProof, Incoming, Movement, MovementState, Outgoing};
 
 /// The most characters of a wallet's own words that are repeated.
 const MOST_WORDS: usize = 200;
@@ -229,6 +229,8 @@ pub(super) struct Transaction {
     #[serde(default, deserialize_with = "number")]
     fees_paid: Option<u64>,
     #[serde(default, deserialize_with = "number")]
+    created_at: Option<u64>,
+    #[serde(default, deserialize_with = "number")]
     expires_at: Option<u64>,
     #[serde(default, deserialize_with = "number")]
     settled_at: Option<u64>,
@@ -313,6 +315,42 @@ impl Transaction {
             // `expired` too: one wallet says it of a payment to a hold invoice that is still locked.
             _ => Sent::InFlight,
         }
+    }
+
+    /// The same as a line of the wallet's history; `None` without a direction or an amount.
+    pub(super) fn as_movement(&self, now: UnixSecs) -> Option<Movement> {
+        let direction = match self.direction.as_deref()? {
+            "incoming" => Direction::Incoming,
+            "outgoing" => Direction::Outgoing,
+            _ => return None,
+        };
+        // Without a hash no preimage proves anything, and a state says it all the same.
+        let hash = self.hash();
+        let state = match direction {
+            Direction::Incoming => match self.as_received(now, now) {
+                Incoming::Settled => MovementState::Settled,
+                Incoming::Open | Incoming::Held { .. } => MovementState::Pending,
+                Incoming::Cancelled | Incoming::Expired | Incoming::NotFound => {
+                    MovementState::Failed
+                }
+            },
+            Direction::Outgoing => {
+                match self.as_sent(hash.unwrap_or(PaymentHash::from_bytes([0; 32]))) {
+                    Sent::Paid(_) => MovementState::Settled,
+                    Sent::InFlight => MovementState::Pending,
+                    Sent::Failed(_) | Sent::NotFound => MovementState::Failed,
+                }
+            }
+        };
+        Some(Movement {
+            direction,
+            state,
+            amount_msat: Msat::new(self.amount?),
+            fee_msat: self.fees_paid.map(Msat::new),
+            payment_hash: hash,
+            created_at: self.created_at.map(UnixSecs::new),
+            description: self.description.as_deref().map(bounded),
+        })
     }
 
     /// Whether money is locked on its way to us.

@@ -93,6 +93,7 @@ impl Life {
 pub(super) struct Program {
     command: Vec<OsString>,
     within: Duration,
+    hide: Vec<String>,
     life: tokio::sync::Mutex<Present>,
     next: AtomicU64,
     hints: watch::Sender<u64>,
@@ -108,7 +109,11 @@ struct Present {
 }
 
 impl Program {
-    pub(super) fn new(command: &[OsString], within: Duration) -> Result<Self, WalletError> {
+    pub(super) fn new(
+        command: &[OsString],
+        within: Duration,
+        hide: Vec<String>,
+    ) -> Result<Self, WalletError> {
         if command.is_empty() {
             let empty = "[wallet.process] command names no program".to_owned();
             return Err(WalletError::Refused(empty));
@@ -116,6 +121,7 @@ impl Program {
         Ok(Self {
             command: command.to_vec(),
             within,
+            hide,
             life: tokio::sync::Mutex::default(),
             next: AtomicU64::new(1),
             hints: watch::Sender::new(0),
@@ -246,7 +252,10 @@ impl Program {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        for secret in SECRETS {
+        for secret in SECRETS
+            .into_iter()
+            .chain(self.hide.iter().map(String::as_str))
+        {
             command
                 .env_remove(secret)
                 .env_remove(format!("{secret}_FILE"));

@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 use tokio_util::codec::{FramedRead, FramedWrite, LinesCodec};
 
 use super::wire::{
-    Answer, Balance, Call, Fee, Hello, IncomingState, Line, MAX_LINE_BYTES, Made, News, PayState,
-    Problem, Request, VERSION,
+    Answer, Balance, Call, Fee, Hello, History, IncomingState, Line, MAX_LINE_BYTES, Made, News,
+    PayState, Problem, Request, VERSION,
 };
 use crate::wallet::{InvoiceRequest, PayRequest, Wallet, WalletError};
 
@@ -62,7 +62,23 @@ pub async fn serve(
     let mut lines = FramedRead::new(input, LinesCodec::new_with_max_length(MAX_LINE_BYTES));
     while let Some(line) = lines.next().await {
         let line = line.map_err(io::Error::other)?;
-        let request: Request = serde_json::from_str(&line).map_err(io::Error::other)?;
+        let request = match serde_json::from_str::<Request>(&line) {
+            Ok(request) => request,
+            Err(error) => {
+                // A later version may ask what this one does not know.
+                let asked = serde_json::from_str::<Value>(&line).ok();
+                let id = asked.as_ref().and_then(|asked| asked["id"].as_u64());
+                let id = id.ok_or_else(|| io::Error::other(error))?;
+                let unknown = WalletError::Unsupported("do what was asked");
+                let answer = Line::Answer(Answer {
+                    id,
+                    result: None,
+                    error: Some(unknown.into()),
+                });
+                let _ = say(&tell, &answer).await;
+                continue;
+            }
+        };
         while tasks.try_join_next().is_some() {}
         // Cancelling is a hint, and what is asked here takes no time.
         let Some(id) = request.id else { continue };
@@ -161,6 +177,9 @@ async fn act(wallet: &dyn Wallet, call: Call) -> Result<Value, Problem> {
         Call::Outgoing { payment_hash } => {
             value(PayState::from(wallet.outgoing(payment_hash).await?))
         }
+        Call::History { limit } => value(History {
+            movements: wallet.history(limit).await?,
+        }),
         Call::Cancel { .. } => Ok(Value::Null),
     }
 }

@@ -7,7 +7,9 @@ use serde_json::Value;
 
 use crate::ids::{PaymentHash, Preimage, PurchaseId};
 use crate::units::{Msat, Network, UnixSecs};
-use crate::wallet::{Capabilities, FailureProof, Incoming, Outgoing, PayOutcome, WalletError};
+use crate::wallet::{
+    Capabilities, FailureProof, Incoming, Movement, Outgoing, PayOutcome, WalletError,
+};
 
 /// The version that is spoken here.
 pub(super) const VERSION: u32 = 1;
@@ -53,6 +55,9 @@ pub(super) enum Call {
     },
     Outgoing {
         payment_hash: PaymentHash,
+    },
+    History {
+        limit: usize,
     },
     /// A hint, without an id.
     Cancel {
@@ -187,6 +192,11 @@ pub(super) struct Balance {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Fee {
     pub(super) fee_msat: Msat,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct History {
+    pub(super) movements: Vec<Movement>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -15,7 +15,9 @@ use super::bank::Problem;
 use crate::ids::{PaymentHash, Preimage};
 use crate::units::{Msat, Network, UnixSecs};
 use crate::wallet::invoice::{Parsed, SECS_PER_BLOCK};
-use crate::wallet::{FailureProof, Incoming, IssuedInvoice, Outgoing, PayRequest};
+use crate::wallet::{
+    Direction, FailureProof, Incoming, IssuedInvoice, Movement, MovementState, Outgoing, PayRequest,
+};
 
 /// The tables. A payment that was refused leaves no row: it never was.
 pub(super) const SCHEMA: &str = "
@@ -350,6 +352,50 @@ pub(super) fn outgoing(
 }
 
 /// What became of an invoice of this account.
+/// What an account was paid and has paid, by the text of the invoice. In the order in which the invoices expire,
+/// the last first; the tables have no other time.
+pub(super) fn movements(
+    books: &Connection,
+    account: i64,
+    now: UnixSecs,
+    limit: usize,
+) -> Result<Vec<(String, Movement)>, Problem> {
+    let sql = "SELECT bolt11, payment_hash, amount_msat, expires_at, 1, state, NULL
+            FROM invoice WHERE payee = ?1
+        UNION ALL
+        SELECT bolt11, payment_hash, payment.amount_msat, expires_at, 0, payment.state, fee_msat
+            FROM payment JOIN invoice USING (payment_hash) WHERE payer = ?1
+        ORDER BY 4 DESC LIMIT ?2";
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut query = books.prepare_cached(sql)?;
+    let found = query.query_map(params![account, limit], |row| {
+        let is_over = now >= UnixSecs::new(row.get(3)?);
+        let movement = Movement {
+            direction: if row.get(4)? {
+                Direction::Incoming
+            } else {
+                Direction::Outgoing
+            },
+            state: match row.get_ref(5)?.as_str()? {
+                "settled" | "paid" => MovementState::Settled,
+                "held" => MovementState::Pending,
+                "open" if !is_over => MovementState::Pending,
+                _ => MovementState::Failed,
+            },
+            amount_msat: msat(row, 2)?,
+            fee_msat: match row.get_ref(6)? {
+                rusqlite::types::ValueRef::Null => None,
+                _ => Some(msat(row, 6)?),
+            },
+            payment_hash: Some(PaymentHash::from_bytes(row.get(1)?)),
+            created_at: None,
+            description: None,
+        };
+        Ok((row.get(0)?, movement))
+    })?;
+    Ok(found.collect::<Result<_, _>>()?)
+}
+
 pub(super) fn incoming(
     books: &Connection,
     payee: i64,

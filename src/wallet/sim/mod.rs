@@ -43,8 +43,8 @@ pub use self::look::{Look, OPENING_BALANCE, look};
 use super::invoice::{MAX_LIFETIME_SECS, Parsed, parse_unchecked};
 use super::issue::{Draft, description, sign};
 use super::{
-    Capabilities, FailureProof, Incoming, InvoiceRequest, IssuedInvoice, Outgoing, PayOutcome,
-    PayRequest, Wallet, WalletError,
+    Capabilities, FailureProof, Incoming, InvoiceRequest, IssuedInvoice, Movement, Outgoing,
+    PayOutcome, PayRequest, Wallet, WalletError,
 };
 use crate::clock::Clock;
 use crate::ids::{PaymentHash, Preimage, WalletId};
@@ -457,6 +457,26 @@ impl Wallet for SimWallet {
                 Outgoing::NotFound if begun => Outgoing::InFlight,
                 recorded => wallet.as_told(recorded),
             })
+        })
+        .await
+    }
+
+    async fn history(&self, limit: usize) -> Result<Vec<Movement>, WalletError> {
+        self.on_bank(move |wallet| {
+            let now = wallet.options.clock.now();
+            let found = wallet.bank.read(now, |books| {
+                books::movements(books, wallet.account, now, limit)
+            })?;
+            let mut movements: Vec<Movement> = found
+                .into_iter()
+                .map(|(bolt11, movement)| Movement {
+                    created_at: parse_unchecked(&bolt11).ok().map(|it| it.created_at),
+                    description: description(&bolt11),
+                    ..movement
+                })
+                .collect();
+            movements.sort_by_key(|movement| std::cmp::Reverse(movement.created_at));
+            Ok(movements)
         })
         .await
     }

@@ -98,6 +98,16 @@ async fn an_order_that_nobody_heard_stays_unknown_and_is_not_given_again() {
 }
 
 #[tokio::test]
+async fn an_order_that_is_heard_too_late_is_void() {
+    let trial = Trial::paying(Twist::Frozen(Duration::from_secs(7))).await;
+    let (invoice, outcome) = trial.pay().await;
+    assert!(is_unknown(&outcome), "{outcome:?}");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(!trial.is_paid(&invoice).await);
+    trial.assert_told(1);
+}
+
+#[tokio::test]
 async fn a_wallet_that_answers_nothing_at_all_is_not_told_to_pay() {
     let trial = Trial::new(Options::default()).await;
     trial.service.twist(|_, _| Some(Twist::Unheard));

@@ -142,6 +142,22 @@ async fn a_job_is_bought_and_sold_over_two_wallets() {
     );
     assert_eq!(market.balances().await, (OPENING - 8_500, OPENING + 7_000));
     assert_eq!(market.spent().await, (8_500, 0));
+    let listed = market.run(&["--json", "wallet", "history"]).await.expect(0);
+    let line = listed.last();
+    let of_payment = (
+        &line["direction"],
+        &line["state"],
+        &line["amount_msat"],
+        &line["fee_msat"],
+    );
+    let expected = (
+        &"outgoing".into(),
+        &"settled".into(),
+        &7000.into(),
+        &1500.into(),
+    );
+    assert_eq!(of_payment, expected, "{line}");
+    assert_eq!(line["payment_hash"], result["payment_hash"]);
     let shown = market
         .run(&["--json", "show", result["purchase_id"].as_str().unwrap()])
         .await;

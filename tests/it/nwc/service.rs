@@ -25,12 +25,13 @@ const HEIGHT: u64 = 800_000;
 /// What the customer's side counts a block for until a hold ends.
 const SECS_PER_BLOCK: u64 = 300;
 
-const METHODS: [&str; 8] = [
+const METHODS: [&str; 9] = [
     "get_info",
     "get_balance",
     "make_invoice",
     "pay_invoice",
     "lookup_invoice",
+    "list_transactions",
     "make_hold_invoice",
     "settle_hold_invoice",
     "cancel_hold_invoice",
@@ -133,6 +134,8 @@ struct State {
     asked: HashMap<String, usize>,
     made: HashMap<PaymentHash, (IssuedInvoice, InvoiceRequest)>,
     paying: HashMap<PaymentHash, u64>,
+    /// How often each was ordered to be paid.
+    orders: HashMap<PaymentHash, usize>,
     failed: HashSet<PaymentHash>,
     told: HashMap<PaymentHash, &'static str>,
 }
@@ -217,6 +220,12 @@ impl Service {
     pub fn asked(&self, method: &str) -> usize {
         let state = self.inner.state.lock().unwrap();
         state.asked.get(method).copied().unwrap_or_default()
+    }
+
+    /// The most orders that one payment had.
+    pub fn most_orders(&self) -> usize {
+        let state = self.inner.state.lock().unwrap();
+        state.orders.values().copied().max().unwrap_or_default()
     }
 
     /// Goes wrong in another way from now on.
@@ -354,7 +363,23 @@ impl Inner {
             },
             "make_invoice" | "make_hold_invoice" => self.make(params).await,
             "pay_invoice" => self.pay(params).await,
-            "lookup_invoice" => self.look_up(params).await,
+            "lookup_invoice" => self.look_up(hash(params)).await,
+            "list_transactions" => {
+                let known: HashSet<PaymentHash> = {
+                    let state = self.state.lock().unwrap();
+                    state
+                        .made
+                        .keys()
+                        .chain(state.paying.keys())
+                        .copied()
+                        .collect()
+                };
+                let mut transactions = Vec::new();
+                for hash in known {
+                    transactions.push(self.look_up(hash).await?);
+                }
+                Ok(json!({ "transactions": transactions }))
+            }
             "settle_hold_invoice" => {
                 let preimage: Preimage = params["preimage"].as_str().unwrap().parse().unwrap();
                 match self.wallet.settle(preimage).await {
@@ -428,7 +453,11 @@ impl Inner {
             Err(error) => return refused("OTHER", error),
         };
         let (hash, amount) = (invoice.payment_hash, invoice.amount.unwrap());
-        self.state.lock().unwrap().paying.insert(hash, amount.get());
+        {
+            let mut state = self.state.lock().unwrap();
+            state.paying.insert(hash, amount.get());
+            *state.orders.entry(hash).or_default() += 1;
+        }
         let request = PayRequest {
             bolt11,
             payment_hash: hash,
@@ -470,8 +499,7 @@ impl Inner {
         said
     }
 
-    async fn look_up(&self, params: &Value) -> Result<Value, Refused> {
-        let hash = hash(params);
+    async fn look_up(&self, hash: PaymentHash) -> Result<Value, Refused> {
         let (amount, has_failed) = {
             let state = self.state.lock().unwrap();
             (

@@ -88,7 +88,8 @@ impl FromStr for ServerAddress {
             return Err(NotAnAddress::Query);
         }
         let mut path = url.path().trim_end_matches('/');
-        if let Some(before) = CALLS.iter().find_map(|call| path.strip_suffix(call)) {
+        // However often it was pasted: what is shown must be read as the same again.
+        while let Some(before) = CALLS.iter().find_map(|call| path.strip_suffix(call)) {
             path = before.trim_end_matches('/');
         }
         // Gateways have their versions anywhere (`/v1beta/openai`); who names none means the first.

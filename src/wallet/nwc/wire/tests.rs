@@ -209,3 +209,62 @@ fn news_is_read() {
     assert_eq!(notification("{\"notification\":{}}"), Some((None, None)));
     assert_eq!(notification("{}"), None);
 }
+
+#[test]
+fn a_history_is_read_line_by_line() {
+    let line = |value: Value| transaction(value).as_movement(NOW);
+    let paid = line(json!({
+        "type": "outgoing", "state": "settled", "amount": 7_000, "fees_paid": 5,
+        "payment_hash": hash().to_string(), "created_at": 1_700_000_000, "description": "a\njob",
+    }));
+    let expected = Movement {
+        direction: Direction::Outgoing,
+        state: MovementState::Settled,
+        amount_msat: Msat::new(7_000),
+        fee_msat: Some(Msat::new(5)),
+        payment_hash: Some(hash()),
+        created_at: Some(UnixSecs::new(1_700_000_000)),
+        description: Some("a job".to_owned()),
+    };
+    assert_eq!(paid, Some(expected));
+    for (said, state) in [
+        (
+            json!({"type": "incoming", "amount": 1, "state": "accepted"}),
+            MovementState::Pending,
+        ),
+        (
+            json!({"type": "incoming", "amount": 1, "state": "pending"}),
+            MovementState::Pending,
+        ),
+        (
+            json!({"type": "incoming", "amount": 1, "state": "pending", "expires_at": 5}),
+            MovementState::Failed,
+        ),
+        (
+            json!({"type": "incoming", "amount": 1, "settled_at": 5}),
+            MovementState::Settled,
+        ),
+        (
+            json!({"type": "outgoing", "amount": 1}),
+            MovementState::Pending,
+        ),
+        (
+            json!({"type": "outgoing", "amount": 1, "state": "failed"}),
+            MovementState::Failed,
+        ),
+    ] {
+        assert_eq!(
+            line(said.clone()).map(|line| line.state),
+            Some(state),
+            "{said}"
+        );
+    }
+    for nothing in [
+        json!({}),
+        json!({"type": "outgoing"}),
+        json!({"type": "sideways", "amount": 1}),
+        json!({"amount": 1}),
+    ] {
+        assert_eq!(line(nothing), None);
+    }
+}
