@@ -1,12 +1,13 @@
-//! Wallets that freeze at each step of a purchase, and a seller that dies with money held: nothing is paid
-//! twice, nothing is lost, and what is in doubt says so until it is decided.
+//! Wallets that freeze at each step of a purchase, a wallet's relay that dies with the answer on its way, a
+//! seller that dies with money held: nothing is paid twice, nothing is lost, and what is in doubt says so until it
+//! is decided.
 
 use std::time::Instant;
 
 use super::programs::Market;
 use super::service::Twist;
 use super::*;
-use crate::harness::Ran;
+use crate::harness::{Ran, World};
 
 /// What one purchase costs with its fee, and what the seller gets.
 const SPENT: u64 = 8_500;
@@ -41,7 +42,7 @@ async fn insist(market: &Market, args: &[&str]) -> Vec<i32> {
             return codes;
         }
         let error = bought.last();
-        assert!([5, 6, 7, 8, 9, 10].contains(&bought.code), "{error}");
+        assert!([3, 5, 6, 7, 8, 9, 10].contains(&bought.code), "{error}");
         let recovered = market.run(&["--json", "recover"]).await;
         assert!(
             Instant::now() < until,
@@ -130,6 +131,41 @@ async fn a_seller_killed_with_money_held_finishes_or_gives_back() {
     let bought = buying.await.unwrap();
     assert_eq!(bought.expect(0).last()["text"], "held");
     assert_paid_once(&market, "killed while held").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wallets_relay_that_dies_over_the_answer_is_waited_for() {
+    let mut relay = World::new();
+    let slow = |method: &str, _: &serde_json::Value| {
+        (method == "pay_invoice").then_some(Twist::Late(Duration::from_millis(700)))
+    };
+    let at = relay.relay.clone();
+    let of_buyer = Options::twisted(slow);
+    let market = Market::with_buyer_at(Some(&at), of_buyer, Options::default()).await;
+    let _seller = market.sell().await;
+    let mut buy = market.customer(&["--json", "--prompt", "x", "--idempotency-key", "k"]);
+    buy.args(["--timeout", "4"]);
+    let buying = tokio::task::spawn_blocking(move || crate::harness::run(&mut buy));
+    let until = Instant::now() + Duration::from_secs(20);
+    while market.buyer.1.asked("pay_invoice") == 0 {
+        assert!(Instant::now() < until, "nobody pays");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    relay.kill_relay();
+    let bought = buying.await.unwrap();
+    assert_eq!(bought.code, 6, "{}", bought.stdout);
+    assert_eq!(market.spent().await, (0, DOUBT));
+    // The wallet can't be asked: that is no answer.
+    market.run(&["--json", "recover"]).await.expect(8);
+    relay.restart_relay();
+    let until = Instant::now() + Duration::from_secs(60);
+    while market.run(&["--json", "recover"]).await.code != 0 {
+        assert!(Instant::now() < until, "the wallet does not come back");
+    }
+    let again = market.buy_again("x", "k").await.expect(0);
+    assert_eq!(again.last()["text"], "x");
+    assert_paid_once(&market, "its relay died").await;
+    assert_eq!(market.buyer.1.most_orders(), 1);
 }
 
 /// Buyers are killed at moments of chance, while their wallet is slow; then the books must agree with the

@@ -25,11 +25,20 @@ pub(super) struct Market {
 
 impl Market {
     pub(super) async fn new(of_buyer: Options, of_seller: Options) -> Self {
+        Self::with_buyer_at(None, of_buyer, of_seller).await
+    }
+
+    /// With the buyer's wallet at a relay of its own.
+    pub(super) async fn with_buyer_at(
+        relay: Option<&str>,
+        of_buyer: Options,
+        of_seller: Options,
+    ) -> Self {
         let place = Place::new().await;
         let world = World::on(place.url.clone());
-        // As long as the test lives, its bank keeps the time of the programs.
+        let of_all = place.url.as_str();
         let mut sides = Vec::new();
-        for options in [of_buyer, of_seller] {
+        for (relay, options) in [(relay.unwrap_or(of_all), of_buyer), (of_all, of_seller)] {
             let account = SimWallet::open(
                 &place.bank,
                 Keys::generate().public_key(),
@@ -39,7 +48,7 @@ impl Market {
                 },
             )
             .unwrap();
-            let service = place.service(&account, options).await;
+            let service = Service::start(&[relay], Arc::new(account.clone()), options).await;
             sides.push((account, service));
         }
         let seller = sides.pop().unwrap();
@@ -237,7 +246,7 @@ async fn a_buyer_killed_while_its_wallet_pays_finds_out_afterwards() {
 }
 
 impl Market {
-    async fn buy_again(&self, prompt: &str, key: &str) -> Ran {
+    pub(super) async fn buy_again(&self, prompt: &str, key: &str) -> Ran {
         self.run(&["--json", "--prompt", prompt, "--idempotency-key", key])
             .await
     }
