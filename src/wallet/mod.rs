@@ -245,6 +245,15 @@ pub enum WalletError {
     Storage(String),
 }
 
+/// The most characters of a wallet's own words that are repeated.
+const MOST_WORDS: usize = 200;
+
+/// A wallet's words, on one line and not too many.
+fn bounded(words: &str) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    words.chars().take(MOST_WORDS).map(plain).collect()
+}
+
 /// A place where money is. See the [module](self) for what its answers must mean.
 #[async_trait]
 pub trait Wallet: fmt::Debug + Send + Sync {

@@ -72,7 +72,7 @@ use self::wire::{Balance, Info, Kind, Sent, Transaction};
 use super::invoice::{Parsed, parse_unchecked};
 use super::{
     Capabilities, Incoming, InvoiceRequest, IssuedInvoice, Movement, Outgoing, PayOutcome,
-    PayRequest, Wallet, WalletError,
+    PayRequest, Wallet, WalletError, bounded,
 };
 use crate::clock::Clock;
 use crate::ids::{PaymentHash, Preimage, WalletId};
@@ -208,7 +208,7 @@ impl NwcWallet {
             client,
             id,
             options,
-            alias: info.alias.map(|alias| wire::bounded(&alias)),
+            alias: info.alias.map(|alias| bounded(&alias)),
             methods,
             tells_news: said.news || !info.notifications.is_empty(),
             holds: Mutex::default(),

@@ -75,7 +75,7 @@ use self::wire::{Balance, Call, Fee, History, IncomingState, Made, PayState, Pro
 use super::invoice::parse_unchecked;
 use super::{
     Capabilities, FailureProof, Incoming, InvoiceRequest, IssuedInvoice, Movement, Outgoing,
-    PayOutcome, PayRequest, Wallet, WalletError,
+    PayOutcome, PayRequest, Wallet, WalletError, bounded,
 };
 use crate::ids::{PaymentHash, Preimage, WalletId};
 use crate::units::{Msat, Network};
@@ -377,7 +377,7 @@ impl Wallet for ProcessWallet {
     async fn history(&self, limit: usize) -> Result<Vec<Movement>, WalletError> {
         let found: History = self.ask(Call::History { limit }).await?;
         let told = |movement: Movement| Movement {
-            description: movement.description.as_deref().map(wire::bounded),
+            description: movement.description.as_deref().map(bounded),
             ..movement
         };
         Ok(found.movements.into_iter().take(limit).map(told).collect())

@@ -20,11 +20,12 @@ use agent_compute::secret::Secret;
 use agent_compute::units::{Msat, Network, UnixSecs};
 use agent_compute::wallet::nwc::{Connection, NwcOptions, NwcWallet};
 use agent_compute::wallet::sim::{SimOptions, SimWallet};
-use agent_compute::wallet::{InvoiceRequest, IssuedInvoice, PayRequest, WalletError};
+use agent_compute::wallet::{InvoiceRequest, IssuedInvoice, WalletError};
 use nostr::Keys;
 use tempfile::TempDir;
 
 use self::service::{Options, Service};
+use crate::wallet::{asking, order};
 
 /// What each payment costs on top.
 const FEE: Msat = Msat::new(1_500);
@@ -84,23 +85,4 @@ async fn open_with(uri: &str, options: NwcOptions) -> Result<NwcWallet, WalletEr
 
 async fn open(service: &Service) -> NwcWallet {
     open_with(&service.uri, options()).await.unwrap()
-}
-
-fn asking(msat: u64) -> InvoiceRequest {
-    InvoiceRequest {
-        amount: Msat::new(msat),
-        expiry_secs: 600,
-        hold: None,
-        description: "a job".to_owned(),
-    }
-}
-
-fn order(invoice: &IssuedInvoice) -> PayRequest {
-    PayRequest {
-        bolt11: invoice.bolt11.clone(),
-        payment_hash: invoice.payment_hash,
-        amount: invoice.amount,
-        max_fee: Msat::new(10_000),
-        purchase: agent_compute::ids::PurchaseId::from_bytes([1; 16]),
-    }
 }

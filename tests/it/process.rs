@@ -7,19 +7,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_compute::ids::{Preimage, PurchaseId};
+use agent_compute::ids::Preimage;
 use agent_compute::units::{Msat, Network};
 use agent_compute::wallet::conformance::{Harness, Lost, Outcome, run};
 use agent_compute::wallet::process::{ProcessOptions, ProcessWallet};
 use agent_compute::wallet::sim::{SimOptions, SimWallet, audit};
-use agent_compute::wallet::{
-    Incoming, InvoiceRequest, IssuedInvoice, Outgoing, PayOutcome, PayRequest, Wallet, WalletError,
-};
+use agent_compute::wallet::{Incoming, Outgoing, PayOutcome, Wallet, WalletError};
 use async_trait::async_trait;
 use nostr::Keys;
 use tempfile::TempDir;
 
 use crate::harness::{Provider, World, run as run_program};
+use crate::wallet::{asking, order};
 
 /// The example, which serves play money.
 fn program() -> PathBuf {
@@ -78,25 +77,6 @@ impl Bank {
 
 async fn open(command: &[OsString]) -> ProcessWallet {
     ProcessWallet::open(command, options()).await.unwrap()
-}
-
-fn asking(msat: u64) -> InvoiceRequest {
-    InvoiceRequest {
-        amount: Msat::new(msat),
-        expiry_secs: 600,
-        hold: None,
-        description: "a job".to_owned(),
-    }
-}
-
-fn order(invoice: &IssuedInvoice) -> PayRequest {
-    PayRequest {
-        bolt11: invoice.bolt11.clone(),
-        payment_hash: invoice.payment_hash,
-        amount: invoice.amount,
-        max_fee: Msat::new(10_000),
-        purchase: PurchaseId::from_bytes([1; 16]),
-    }
 }
 
 /// Answers everything as the true one does, a process each, until it is told to pay; then `at_pay`.

@@ -52,7 +52,7 @@ impl Bank {
     }
 }
 
-fn asking(msat: u64) -> InvoiceRequest {
+pub(crate) fn asking(msat: u64) -> InvoiceRequest {
     InvoiceRequest {
         amount: Msat::new(msat),
         expiry_secs: 600,
@@ -61,7 +61,7 @@ fn asking(msat: u64) -> InvoiceRequest {
     }
 }
 
-fn order(invoice: &IssuedInvoice) -> PayRequest {
+pub(crate) fn order(invoice: &IssuedInvoice) -> PayRequest {
     PayRequest {
         bolt11: invoice.bolt11.clone(),
         payment_hash: invoice.payment_hash,

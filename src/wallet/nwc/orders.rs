@@ -18,7 +18,7 @@ use super::wire::{self, Payment, Reply, Said, Sent, Settled};
 use crate::config::default_fee_cap;
 use crate::ids::{PaymentHash, Preimage};
 use crate::units::Msat;
-use crate::wallet::{FailureProof, Outgoing, PayOutcome, PayRequest, WalletError};
+use crate::wallet::{FailureProof, Outgoing, PayOutcome, PayRequest, WalletError, bounded};
 
 /// How long the wallet may take to hear of an order, unless it is waited for less. One that it hears later is
 /// void.
@@ -410,6 +410,6 @@ fn failed(why: impl Into<String>) -> PayOutcome {
 
 fn unknown(why: impl Into<String>) -> PayOutcome {
     PayOutcome::Unknown {
-        reason: wire::bounded(&why.into()),
+        reason: bounded(&why.into()),
     }
 }

@@ -7,10 +7,9 @@ use serde_json::Value;
 
 use crate::ids::{PaymentHash, Preimage};
 use crate::units::{Msat, Network, UnixSecs};
-use crate::wallet::{Direction, FailureProof, Incoming, Movement, MovementState, Outgoing};
-
-/// The most characters of a wallet's own words that are repeated.
-const MOST_WORDS: usize = 200;
+use crate::wallet::{
+    Direction, FailureProof, Incoming, Movement, MovementState, Outgoing, bounded,
+};
 
 /// How a wallet's error is to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,12 +87,6 @@ impl Said {
             insufficient_funds: self.kind == Kind::InsufficientBalance,
         }
     }
-}
-
-/// A wallet's words, on one line and not too many.
-pub(super) fn bounded(words: &str) -> String {
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
-    words.chars().take(MOST_WORDS).map(plain).collect()
 }
 
 /// What came back for a request.

@@ -19,9 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::locked;
 use super::wire::{
-    Answer, Call, Hello, Line, MAX_LINE_BYTES, News, PayState, Problem, Request, VERSION, bounded,
+    Answer, Call, Hello, Line, MAX_LINE_BYTES, News, PayState, Problem, Request, VERSION,
 };
-use crate::wallet::WalletError;
+use crate::wallet::{WalletError, bounded};
 
 /// Lines that wait to be written.
 const WAITING: usize = 64;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::ids::{PaymentHash, Preimage, PurchaseId};
 use crate::units::{Msat, Network, UnixSecs};
 use crate::wallet::{
-    Capabilities, FailureProof, Incoming, Movement, Outgoing, PayOutcome, WalletError,
+    Capabilities, FailureProof, Incoming, Movement, Outgoing, PayOutcome, WalletError, bounded,
 };
 
 /// The version that is spoken here.
@@ -16,9 +16,6 @@ pub(super) const VERSION: u32 = 1;
 
 /// Bytes of a line, either way. The longest of ours, an order with its invoice, has a few thousand.
 pub(super) const MAX_LINE_BYTES: usize = 64 * 1024;
-
-/// The most characters of a program's own words that are repeated.
-const MOST_WORDS: usize = 200;
 
 /// What is asked.
 #[derive(Serialize, Deserialize)]
@@ -135,12 +132,6 @@ impl From<WalletError> for Problem {
             message,
         }
     }
-}
-
-/// Words on one line and not too many.
-pub(super) fn bounded(words: &str) -> String {
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
-    words.chars().take(MOST_WORDS).map(plain).collect()
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::wallet::MOST_WORDS;
 
 const NOW: UnixSecs = UnixSecs::new(1_800_000_000);
 
