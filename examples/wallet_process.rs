@@ -6,7 +6,7 @@
 //! cargo build --example wallet_process
 //! cat >> config.toml <<EOF
 //! [wallet.process]
-//! command = ["target/debug/examples/wallet_process", "/tmp/bank.sqlite", "<64 hex digits>"]
+//! command = ["target/debug/examples/wallet_process", "bank.sqlite", "<64 hex digits>"]
 //! network = "regtest"
 //! EOF
 //! agent-customer --wallet process wallet balance

@@ -24,6 +24,10 @@ pub const LOOK_UP_FIRST: Duration = Duration::from_millis(20);
 /// The longest pause between look-ups of a payment.
 pub const LOOK_UP_LONGEST: Duration = Duration::from_secs(2);
 
+/// How often a floor that others' open payments make too high is tried again, after growing pauses from
+/// [`LOOK_UP_FIRST`]: a second in all. Money that has left the wallet and is not booked yet counts twice against it.
+pub const FLOOR_TRIES: u32 = 6;
+
 /// How long a provider may take to quote, once its request is at a relay, while there is another to ask. A
 /// quote is an invoice and two messages: well under a second for most, a few for a remote wallet.
 pub const QUOTE_PATIENCE: Duration = Duration::from_secs(5);

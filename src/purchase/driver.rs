@@ -90,6 +90,9 @@ pub struct Run<'a> {
     looking: Option<AbortHandle>,
     /// When the preimage is said again, and the pause before the next time.
     release_again: Option<(Instant, Duration)>,
+    /// How often a floor was tried again, and the pause before the next time.
+    floor_tries: u32,
+    prepare_after: Duration,
     /// `None`: the provider may quote until the deadline.
     quote_patience: Option<QuotePatience>,
     /// It was left by an earlier run: nobody waits for the result beyond the time that recovery has.
@@ -128,6 +131,8 @@ impl<'a> Run<'a> {
             look_after: config::LOOK_UP_FIRST,
             looking: None,
             release_again: None,
+            floor_tries: 0,
+            prepare_after: Duration::ZERO,
             quote_patience: None,
             resumed: false,
             first_token: FirstToken::default(),
@@ -325,6 +330,15 @@ impl<'a> Run<'a> {
             Ok(version) => {
                 self.version = version;
                 return Ok(Some(next));
+            }
+            Err(LedgerError::Refused(refusal))
+                if self.floor_tries < config::FLOOR_TRIES && self.may_be_twice(&next, refusal) =>
+            {
+                self.state.phase = before;
+                self.prepare_after = config::LOOK_UP_FIRST * 2_u32.pow(self.floor_tries);
+                self.floor_tries += 1;
+                self.act(Effect::Prepare);
+                return Ok(None);
             }
             Err(LedgerError::Refused(refusal)) => Happening::OverBudget(refusal),
             Err(LedgerError::HashUsed(_)) => Happening::HashUsed,

@@ -319,7 +319,8 @@ pub trait Wallet: fmt::Debug + Send + Sync {
     /// What this wallet was paid and has paid, by whatever program, and what is about to be, newest first.
     ///
     /// # Errors
-    /// [`WalletError::Unsupported`] where there is no such list: what is not implemented.
+    /// [`WalletError::Unsupported`] where the wallet keeps no such list, which is what a wallet says unless it
+    /// brings this method.
     async fn history(&self, limit: usize) -> Result<Vec<Movement>, WalletError> {
         let _ = limit;
         Err(WalletError::Unsupported("list what it has paid"))

@@ -11,8 +11,8 @@ use crate::config::{self, default_fee_cap};
 use crate::crash::{self, Point};
 use crate::error::Code;
 use crate::ids::PaymentHash;
-use crate::ledger::{DriveGuard, Ledger, SeenBalance};
-use crate::purchase::state::{Happening, Quote};
+use crate::ledger::{DriveGuard, Ledger, Refusal, RefusedBy, SeenBalance};
+use crate::purchase::state::{Booking, Happening, Quote, Step};
 use crate::units::Msat;
 use crate::wallet::{FailureProof, Outgoing, PayOutcome, PayRequest, Wallet, WalletError};
 
@@ -122,12 +122,29 @@ impl Run<'_> {
             .unwrap_or_else(|| default_fee_cap(quote.amount));
         let ledger = self.engine.ledger.clone();
         let floor = self.engine.limits.floor;
+        let pause = std::mem::take(&mut self.prepare_after);
         self.work.spawn(async move {
+            if !pause.is_zero() {
+                sleep(pause).await;
+            }
             Some(match prepare(&*wallet, &ledger, &quote, cap, floor).await {
                 Ok((fee_cap, seen)) => Happening::Prepared { fee_cap, seen },
                 Err((code, message)) => Happening::CannotPay { code, message },
             })
         });
+    }
+
+    /// Whether a floor refuses only because of other open payments, whose money may be gone from the balance
+    /// already. No other process says when it books one, so asking again is all there is.
+    pub(super) fn may_be_twice(&self, step: &Step, refusal: Refusal) -> bool {
+        let floor = self.engine.limits.floor;
+        let fits_alone = |booking: &Booking| match booking {
+            Booking::Reserve {
+                seen: Some(seen), ..
+            } => seen.balance.saturating_sub(floor) >= refusal.asked,
+            _ => false,
+        };
+        refusal.by == RefusedBy::Floor && step.entries.iter().any(fits_alone)
     }
 
     pub(super) fn pay(&mut self) {
