@@ -198,7 +198,7 @@ async fn a_flood_of_bad_requests_is_answered_sparingly_and_harms_nobody() {
 async fn one_customer_gets_no_more_than_half_of_the_places_even_if_it_pays() {
     let (world, keys) = (World::new().await, Keys::generate());
     let us = keys.public_key();
-    let (seller, backend) = world
+    let (mut seller, backend) = world
         .sell_led(&keys, |config| (config.max_jobs, config.max_queue) = (1, 5))
         .await;
     let mut greedy = Peer::join(&world, us, seller.channel).await;
@@ -209,6 +209,13 @@ async fn one_customer_gets_no_more_than_half_of_the_places_even_if_it_pays() {
     let fourth = greedy.ask(request(us, "one more")).await;
     assert_eq!(greedy.refusal(&fourth).await, "busy");
     let theirs = other.buy(request(us, "served")).await;
+    // It takes its turn once it is known to be paid; before that, the next of the others is due.
+    seller
+        .until(|event| match event {
+            ProviderEvent::Paid { job_id, .. } => (*job_id == theirs).then_some(()),
+            _ => None,
+        })
+        .await;
     eventually("the backend is at work", async || {
         backend.began.load(Ordering::SeqCst) >= 1
     })
