@@ -49,6 +49,12 @@ impl PurchaseId {
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
+
+    /// A new one, which no other purchase has.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
 }
 
 /// `SHA-256(preimage)`: names a Lightning payment (BOLT11 tagged field `p`).

@@ -110,7 +110,7 @@
 //! | [`wallet`] | where money is (port), invoice checks (pure), play money, Nostr Wallet Connect |
 //! | [`ledger`] | what is set aside and spent, and how providers behaved; limits (pure), SQLite |
 //! | [`discovery`], [`market`] | who offers what; whom to take, and what a record is worth (pure) |
-//! | [`purchase`] | one purchase, paid first or in escrow: pure step, driver, recovery, signed receipts |
+//! | [`purchase`] | one purchase, paid first or in escrow: pure step, driver, recovery, signed receipts; a payment by hand |
 //! | [`client`] | the buyer |
 //! | `provider` | the seller: quotes, queue, escrow, the job store |
 //! | `provider::backend` | what makes the text (port): echo, any OpenAI-compatible server |

@@ -99,6 +99,12 @@ pub enum WalletCommand {
         #[arg(long, value_name = "SATS", value_parser = sats)]
         amount_sats: Msat,
     },
+    /// Pay an invoice (BOLT11) by hand, within the limits of [runway]
+    ///
+    /// Asks first. The payment is set aside, booked and recovered like a purchase, and `history`, `show` and
+    /// `budget` have it. Prints the preimage, which with the invoice is the proof of payment. No invoice is ever
+    /// paid twice.
+    Pay(PayArgs),
     /// What this wallet was paid and has paid, by whatever program; newest first
     ///
     /// What was bought with it is in `history`.
@@ -124,6 +130,27 @@ pub enum WalletCommand {
         #[arg(value_name = "nwc] [-|@FILE", num_args = 0.., hide_possible_values = true)]
         words: Vec<String>,
     },
+}
+
+/// `wallet pay`
+#[derive(Args, Clone, Debug)]
+pub struct PayArgs {
+    /// The invoice, with or without `lightning:` before it; `-` for stdin
+    #[arg(value_name = "BOLT11")]
+    pub invoice: String,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// The routing fee allowed on top, in millisats (default: 1 % of the amount, at least 10000)
+    #[arg(long, value_name = "MSATS", value_parser = msats_or_none)]
+    pub max_fee: Option<Msat>,
+    /// Count this payment against tick ID (at most 64 bytes; summed over all time)
+    #[arg(long, value_name = "ID", value_parser = tick)]
+    pub tick: Option<String>,
+    /// How long to wait for the wallet's word; what is undecided then is left to `recover`
+    #[arg(long, value_name = "SECS", default_value_t = crate::config::DEFAULT_TIMEOUT.as_secs(),
+          value_parser = clap::value_parser!(u64).range(1..=crate::config::MAX_TIMEOUT_SECS))]
+    pub timeout: u64,
 }
 
 /// `doctor`

@@ -178,7 +178,9 @@ impl ValueEnum for JobStateArg {
 /// The command line as clap knows it.
 #[must_use]
 pub fn command() -> clap::Command {
-    Provider::command()
+    // The limits that it obeys are the buyer's.
+    let no_pay = |pay: clap::Command| pay.hide(true);
+    Provider::command().mut_subcommand("wallet", |wallet| wallet.mut_subcommand("pay", no_pay))
 }
 
 /// Runs `agent-provider` with this process's arguments and environment.

@@ -41,7 +41,7 @@ impl Buyer<'_> {
         let Self { ready, request, .. } = self;
         let offer = &candidate.offer;
         let engine = &ready.engine;
-        let id = random_purchase_id();
+        let id = PurchaseId::random();
         let listed = offer.expected_price(request.max_tokens);
         let terms = self.terms(id, candidate, listed)?;
         let state = State::new(terms);
@@ -212,10 +212,4 @@ impl Buyer<'_> {
         seal::sign(&ready.engine.identity, event, now)
             .map_err(|error| Error::new(Code::Internal, error.to_string()))
     }
-}
-
-fn random_purchase_id() -> PurchaseId {
-    let mut bytes = [0; 16];
-    rand::rng().fill_bytes(&mut bytes);
-    PurchaseId::from_bytes(bytes)
 }

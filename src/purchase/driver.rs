@@ -14,11 +14,10 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::wallet::look_up;
 use super::ears::{Answers, Ears};
 use super::event::{PurchaseEvent, Receipt};
 use super::observed::{FirstToken, cuts_short, observation};
-use super::state::{Booking, Effect, Finish, Happening, Phase, State, Step};
+use super::state::{Effect, Finish, Happening, Phase, State, Step};
 use super::step::{Now, step};
 use super::watcher::Watcher;
 use super::{notary, points};
@@ -27,7 +26,7 @@ use crate::config;
 use crate::crash::{self, Point};
 use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
-use crate::ledger::{DriveGuard, Entry, Ledger, LedgerError, Limits, Reserve};
+use crate::ledger::{DriveGuard, Entry, Ledger, LedgerError, Limits};
 use crate::protocol::message::AgentMessage;
 use crate::protocol::record::Observation;
 use crate::protocol::{channel, codec};
@@ -318,7 +317,7 @@ impl<'a> Run<'a> {
         let entries: Vec<Entry> = next
             .entries
             .iter()
-            .map(|booking| self.entry(booking))
+            .map(|booking| booking.entry(self.engine.limits))
             .chain(seen.map(Entry::Observe))
             .chain(notary::receipt(&before, &self.state, &self.engine.identity))
             .collect();
@@ -387,26 +386,6 @@ impl<'a> Run<'a> {
         Error::new(code, message)
             .of(self.state.terms.id)
             .with_money(paid, reserved)
-    }
-
-    fn entry(&self, booking: &Booking) -> Entry {
-        match booking {
-            Booking::Plain(entry) => entry.clone(),
-            Booking::Reserve {
-                price,
-                fee_cap,
-                payment_hash,
-                wallet,
-                seen,
-            } => Entry::Reserve(Reserve {
-                price: *price,
-                fee_cap: *fee_cap,
-                payment_hash: *payment_hash,
-                wallet: wallet.clone(),
-                limits: self.engine.limits,
-                seen: *seen,
-            }),
-        }
     }
 
     async fn tell(&self, event: PurchaseEvent) {

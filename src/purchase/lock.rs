@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::doubt::Doubt;
 use super::state::Quote;
 use crate::ids::PaymentHash;
 
@@ -13,12 +14,9 @@ pub struct Lock {
     pub quote: Quote,
     /// The wallet's last word on it.
     pub word: Word,
-    /// Look-ups in a row that said "failed".
-    #[serde(default)]
-    pub failed: u32,
-    /// Look-ups in a row, long after the lock must have ended, that said "no such payment".
-    #[serde(default)]
-    pub missing: u32,
+    /// What counts towards a proof that the money is back, or was never locked.
+    #[serde(flatten)]
+    pub doubt: Doubt,
     /// Whether the wallet has an order to pay that it has not answered. Until then "no such payment" may
     /// just be early. Not on record: nobody takes a purchase over while there is such an order.
     #[serde(skip)]
@@ -47,8 +45,10 @@ impl Lock {
         Self {
             quote,
             word: Word::Told,
-            failed: 0,
-            missing: 0,
+            doubt: Doubt {
+                failed: 0,
+                missing: 0,
+            },
             unanswered: true,
             announced: false,
         }

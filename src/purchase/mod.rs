@@ -95,11 +95,14 @@
 
 #[doc(hidden)]
 pub mod assembly;
+mod doubt;
 #[doc(hidden)]
 pub mod driver;
 #[doc(hidden)]
 pub mod ears;
 pub mod event;
+#[doc(hidden)]
+pub mod kept;
 #[doc(hidden)]
 pub mod listen;
 #[doc(hidden)]
@@ -107,6 +110,7 @@ pub mod lock;
 mod notary;
 #[doc(hidden)]
 pub mod observed;
+pub mod payment;
 mod points;
 mod preimage_text;
 pub mod receipt;
@@ -117,5 +121,6 @@ pub mod state;
 pub mod step;
 #[doc(hidden)]
 pub mod terms;
+mod wallet;
 #[doc(hidden)]
 pub mod watcher;

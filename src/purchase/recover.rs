@@ -1,5 +1,7 @@
 //! Settles what a crash, a time-out or a lost connection left open.
 
+mod machine;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,20 +11,22 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::driver::{Engine, Run, look_up};
+use self::machine::{Machine, apply};
+use super::driver::{Engine, Run};
 use super::ears::Answers;
 use super::event::PurchaseEvent;
+use super::kept::Kept;
 use super::listen::{Since, listen};
 use super::lock::Lock;
-use super::observed::observation;
+use super::payment::{self, Payment};
 use super::state::{Happening, Phase, State};
+use super::wallet::look_up;
 use super::watcher::Watcher;
-use super::{notary, points};
 use crate::config;
 use crate::crash::{self, Point};
 use crate::error::{Code, Error, Result};
 use crate::ids::{PaymentHash, PurchaseId};
-use crate::ledger::{DriveGuard, Entry, LedgerError, PurchaseRecord};
+use crate::ledger::{DriveGuard, LedgerError, PurchaseRecord};
 use crate::units::Msat;
 use crate::wallet::Wallet;
 
@@ -144,8 +148,12 @@ pub async fn resolve(engine: &Engine, id: &str, paid: bool) -> Result<Recovered>
         Err(LedgerError::Conflict(_)) => return Err(busy()),
         other => other?,
     };
-    let mut state = read(&record)?;
-    if !state.phase.is_undecided() {
+    let mut kept = read(&record)?;
+    let undecided = match &kept {
+        Kept::Purchase(state) => state.phase.is_undecided(),
+        Kept::Payment(payment) => payment.phase.is_undecided(),
+    };
+    if !undecided {
         let message = format!(
             "purchase {} is {}, not in doubt: there is nothing to resolve",
             record.id, record.state.label
@@ -153,13 +161,11 @@ pub async fn resolve(engine: &Engine, id: &str, paid: bool) -> Result<Recovered>
         return Err(Error::new(Code::Usage, message));
     }
     let was = record.state.label.clone();
-    apply(
-        engine,
-        &mut state,
-        record.version,
-        Happening::Resolved { paid },
-    )
-    .await?;
+    let word = Happening::Resolved { paid };
+    match &mut kept {
+        Kept::Purchase(state) => apply(engine, &mut **state, record.version, word).await?,
+        Kept::Payment(payment) => apply(engine, &mut **payment, record.version, word).await?,
+    };
     report(engine, record.id, was, None).await
 }
 
@@ -173,8 +179,8 @@ async fn ask(wallet: &dyn Wallet, hash: PaymentHash, first_pause: Duration) -> H
     crash::around(Point::RecoveryLookUp, answer).await
 }
 
-fn read(record: &PurchaseRecord) -> Result<State> {
-    State::from_row(&record.state)
+fn read(record: &PurchaseRecord) -> Result<Kept> {
+    Kept::from_row(&record.state)
         .map_err(|error| Error::new(Code::Ledger, format!("purchase {}: {error}", record.id)))
 }
 
@@ -186,8 +192,11 @@ async fn settle_and_fetch(
     depth: Depth,
 ) -> Result<(), Trouble> {
     let patience = depth.patience();
-    let mut state = read(&record)?;
     let mut version = record.version;
+    let mut state = match read(&record)? {
+        Kept::Purchase(state) => *state,
+        Kept::Payment(payment) => return settle(engine, *payment, version, patience).await,
+    };
     let mut silence = None;
     match &state.phase {
         Phase::Requested | Phase::Quoted(_) => {
@@ -225,13 +234,35 @@ async fn settle_and_fetch(
     if record.reserved().is_zero() {
         return Ok(());
     }
-    let phase = read(&record)?.phase;
-    Err(silence.unwrap_or_else(|| still_locked(&phase)))
+    let is_released = match read(&record)? {
+        Kept::Purchase(state) => matches!(state.phase, Phase::Released { .. }),
+        Kept::Payment(_) => false,
+    };
+    Err(silence.unwrap_or_else(|| still_locked(is_released)))
+}
+
+/// A payment by hand: there is nothing but its money.
+async fn settle(
+    engine: &Engine,
+    mut payment: Payment,
+    version: u64,
+    patience: Duration,
+) -> Result<(), Trouble> {
+    match payment.phase {
+        payment::Phase::Opened => {
+            apply(engine, &mut payment, version, Happening::Interrupted).await?;
+        }
+        payment::Phase::Paying | payment::Phase::Unknown { .. } => {
+            decide_payment(engine, &mut payment, version, patience).await?;
+        }
+        payment::Phase::Settled { .. } | payment::Phase::Failed { .. } => {}
+    }
+    Ok(())
 }
 
 /// The wallet has answered, and the money is neither paid nor back.
-fn still_locked(phase: &Phase) -> Trouble {
-    let message = if matches!(phase, Phase::Released { .. }) {
+fn still_locked(is_released: bool) -> Trouble {
+    let message = if is_released {
         "the result is here and the provider may claim the money, but has not yet; it stays reserved"
     } else {
         "no result, and the money is still locked: nothing is paid, and it stays reserved until it comes back"
@@ -245,11 +276,11 @@ fn still_locked(phase: &Phase) -> Trouble {
 /// Asks the wallet that paid until it decides, for a bounded while.
 async fn decide_payment(
     engine: &Engine,
-    state: &mut State,
+    machine: &mut impl Machine,
     mut version: u64,
     patience: Duration,
 ) -> Result<u64, Trouble> {
-    let (wallet, hash) = the_payment(engine, state)?;
+    let (wallet, hash) = the_payment(engine, machine)?;
     let until = Instant::now() + patience;
     let mut pause = Duration::ZERO;
     loop {
@@ -257,13 +288,13 @@ async fn decide_payment(
         let Ok(found) = timeout(left, ask(&**wallet, hash, pause)).await else {
             break;
         };
-        version = apply(engine, state, version, found).await?;
-        if !matches!(state.phase, Phase::Paying(_) | Phase::Unknown { .. }) {
+        version = apply(engine, machine, version, found).await?;
+        if !machine.waits_for_wallet() {
             return Ok(version);
         }
         pause = (pause * 2).clamp(config::LOOK_UP_FIRST, config::LOOK_UP_LONGEST);
     }
-    apply(engine, state, version, Happening::GiveUpLooking).await?;
+    apply(engine, machine, version, Happening::GiveUpLooking).await?;
     Err(silence_or_doubt(&**wallet, hash).await)
 }
 
@@ -287,9 +318,9 @@ async fn silence_or_doubt(wallet: &dyn Wallet, hash: PaymentHash) -> Trouble {
 /// The wallet that paid, which alone can say what became of a payment, and the payment's hash.
 fn the_payment<'a>(
     engine: &'a Engine,
-    state: &State,
+    machine: &impl Machine,
 ) -> Result<(&'a Arc<dyn Wallet>, PaymentHash), Trouble> {
-    let (Some(wallet), Some(paid_by)) = (&engine.wallet, state.terms.pay_by.wallet()) else {
+    let (Some(wallet), Some(paid_by)) = (&engine.wallet, machine.wallet()) else {
         return Err(Trouble {
             code: Code::Wallet,
             message: "only the wallet that paid can say what became of the payment, and none is configured".to_owned(),
@@ -304,14 +335,13 @@ fn the_payment<'a>(
             ),
         });
     }
-    let invoice = state.phase.quote().and_then(|quote| quote.invoice.as_ref());
-    let Some(invoice) = invoice else {
+    let Some(hash) = machine.payment_hash() else {
         return Err(Trouble {
             code: Code::Internal,
             message: "a payment without an invoice".to_owned(),
         });
     };
-    Ok((wallet, invoice.payment_hash))
+    Ok((wallet, hash))
 }
 
 /// Asks the wallet once how a payment into escrow stands, or again while that may decide it. A wallet that
@@ -331,47 +361,12 @@ async fn look_at_lock(
             return Ok((version, Some(silence_or_doubt(&**wallet, hash).await)));
         };
         version = apply(engine, state, version, found).await?;
-        let counting = |lock: &Lock| lock.failed > 0 || lock.missing > 0;
+        let counting = |lock: &Lock| lock.doubt.is_any();
         if !state.phase.lock().is_some_and(counting) {
             return Ok((version, None));
         }
         pause = (pause * 2).clamp(config::LOOK_UP_FIRST, config::LOOK_UP_LONGEST);
     }
-}
-
-/// Takes one step outside of a [`Run`]: decide and commit, without effects.
-async fn apply(
-    engine: &Engine,
-    state: &mut State,
-    version: u64,
-    happening: Happening,
-) -> Result<u64> {
-    let now = super::step::Now {
-        at: engine.clock.now(),
-        elapsed_ms: state.elapsed_ms(engine.clock.now()),
-    };
-    let before = state.phase.clone();
-    let step = super::step::step(state, happening, now);
-    if !step.save {
-        return Ok(version);
-    }
-    let row = state
-        .to_row()
-        .map_err(|error| Error::new(Code::Internal, error.to_string()))?;
-    let entries = step
-        .entries
-        .into_iter()
-        .filter_map(|booking| match booking {
-            super::state::Booking::Plain(entry) => Some(entry),
-            // Recovery never sets money aside: none of what it feeds the machine asks for it.
-            super::state::Booking::Reserve { .. } => None,
-        })
-        .chain(observation(&before, state, false, None).map(Entry::Observe))
-        .chain(notary::receipt(&before, state, &engine.identity))
-        .collect();
-    let points = points::of_commit(&before, &state.phase);
-    let commit = engine.ledger.commit(state.terms.id, version, row, entries);
-    Ok(crash::around(points, commit).await?)
 }
 
 /// Fetches a result that is on the relays, or comes while the buyer would still have waited for it.
@@ -437,7 +432,10 @@ async fn report(
     // A state that can't be read is trouble of this purchase, not of the others: the money is known.
     let paid = record.reservation.as_ref().and_then(|money| money.spent);
     let reserved = record.reserved();
-    let receipt = read(&record).ok().and_then(|state| state.receipt());
+    let receipt = match read(&record) {
+        Ok(Kept::Purchase(state)) => state.receipt(),
+        Ok(Kept::Payment(_)) | Err(_) => None,
+    };
     Ok(Recovered {
         purchase_id: id,
         was,

@@ -6,13 +6,14 @@ use nostr::PublicKey;
 use serde::{Deserialize, Serialize};
 
 use super::assembly::Assembly;
+use super::doubt::Doubt;
 use super::event::{PurchaseEvent, Receipt};
 use super::lock::{Lock, Word};
 use super::preimage_text;
 pub use super::terms::{PayBy, Terms};
 use crate::error::Code;
 use crate::ids::{PaymentHash, Preimage, WalletId};
-use crate::ledger::{Entry, Refusal, SeenBalance, StateRow, Status};
+use crate::ledger::{Entry, Limits, Refusal, Reserve, SeenBalance, StateRow, Status};
 use crate::protocol::message::AgentMessage;
 use crate::units::{Msat, UnixSecs};
 use crate::wallet::{Outgoing, PayOutcome};
@@ -121,10 +122,9 @@ pub enum Phase {
         quote: Quote,
         /// What the wallet said.
         reason: String,
-        /// Look-ups in a row that said "failed".
-        failed: u32,
-        /// Look-ups in a row, long after expiry, that said "no such payment".
-        missing: u32,
+        /// What counts towards a proof that it did not.
+        #[serde(flatten)]
+        doubt: Doubt,
     },
     /// Paid; the result is awaited.
     Awaiting {
@@ -542,6 +542,30 @@ pub enum Booking {
     },
     /// Anything that needs no limits.
     Plain(Entry),
+}
+
+impl Booking {
+    /// What the ledger is told, with the limits of now.
+    #[must_use]
+    pub fn entry(&self, limits: Limits) -> Entry {
+        match self {
+            Self::Plain(entry) => entry.clone(),
+            Self::Reserve {
+                price,
+                fee_cap,
+                payment_hash,
+                wallet,
+                seen,
+            } => Entry::Reserve(Reserve {
+                price: *price,
+                fee_cap: *fee_cap,
+                payment_hash: *payment_hash,
+                wallet: wallet.clone(),
+                limits,
+                seen: *seen,
+            }),
+        }
+    }
 }
 
 impl State {

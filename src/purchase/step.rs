@@ -68,7 +68,7 @@ fn said_again(state: &State) -> Step {
 }
 
 impl Step {
-    const fn unsaved() -> Self {
+    pub(super) const fn unsaved() -> Self {
         Self {
             save: false,
             entries: Vec::new(),
@@ -78,11 +78,11 @@ impl Step {
     }
 
     /// Nothing changes.
-    const fn ignored() -> Self {
+    pub(super) const fn ignored() -> Self {
         Self::unsaved()
     }
 
-    fn saved() -> Self {
+    pub(super) fn saved() -> Self {
         Self {
             save: true,
             ..Self::unsaved()
@@ -94,7 +94,7 @@ impl Step {
         self
     }
 
-    fn then(mut self, effect: Effect) -> Self {
+    pub(super) fn then(mut self, effect: Effect) -> Self {
         self.effects.push(effect);
         self
     }

@@ -8,7 +8,8 @@
 use std::time::Duration;
 
 use lightning_invoice::{
-    Bolt11Invoice, Bolt11ParseError, Bolt11SemanticError, Currency, ParseOrSemanticError,
+    Bolt11Invoice, Bolt11InvoiceDescriptionRef, Bolt11ParseError, Bolt11SemanticError, Currency,
+    ParseOrSemanticError,
 };
 use nostr::hashes::Hash;
 use nostr::secp256k1::PublicKey;
@@ -70,6 +71,9 @@ pub struct Parsed {
     pub payee: PublicKey,
     /// How many blocks the payee may take before it must claim the payment.
     pub min_final_cltv: u64,
+    /// What it says that it is for, on one line and not too long: a stranger's words. Empty where it has only
+    /// the hash of a longer text.
+    pub description: String,
 }
 
 /// An invoice that may be paid.
@@ -326,6 +330,10 @@ pub fn parse_unchecked(bolt11: &str) -> Result<Parsed, InvoiceProblem> {
         expires_at: UnixSecs::new(expires_at.as_secs()),
         payee: invoice.get_payee_pub_key(),
         min_final_cltv: invoice.min_final_cltv_expiry_delta(),
+        description: match invoice.description() {
+            Bolt11InvoiceDescriptionRef::Direct(words) => super::bounded(&words.as_inner().0),
+            Bolt11InvoiceDescriptionRef::Hash(_) => String::new(),
+        },
     })
 }
 

@@ -453,7 +453,7 @@ fn a_signal_ends_a_doctor_that_waits() {
     let mut command = world.bare_customer("buyer", &args);
     command.env("RUST_LOG", "off");
     let mut doctor = Running::start(&mut command);
-    doctor.signal("INT");
+    doctor.signal("TERM");
     let code = doctor.exit_code();
     // Before the program listens for signals, one ends it as the system does.
     assert!([Some(130), None].contains(&code), "{code:?}");

@@ -29,6 +29,7 @@ mod market_sim;
 mod nwc;
 mod openai;
 mod original;
+mod payment;
 mod privacy;
 #[cfg(unix)]
 mod process;

@@ -137,7 +137,7 @@ impl World {
             if !self.apply(b, state, version, &found) {
                 return false;
             }
-            let counting = |lock: &Lock| lock.failed > 0 || lock.missing > 0;
+            let counting = |lock: &Lock| lock.doubt.is_any();
             if !state.phase.lock().is_some_and(counting) {
                 return true;
             }

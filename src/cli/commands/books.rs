@@ -13,7 +13,7 @@ use crate::ledger::{Ledger, Scope};
 const PAGE: u32 = 200;
 
 /// The first line of the CSV. A column that is here stays, and what is added comes after it.
-const COLUMNS: [&str; 18] = [
+const COLUMNS: [&str; 19] = [
     "created_at",
     "updated_at",
     "purchase_id",
@@ -32,6 +32,7 @@ const COLUMNS: [&str; 18] = [
     "payment_hash",
     "wallet",
     "receipt_id",
+    "kind",
 ];
 
 #[derive(Serialize)]
@@ -100,9 +101,13 @@ fn cells(entry: &Entry, receipt_id: Option<String>) -> [String; COLUMNS.len()] {
         entry.state.clone(),
         entry.network.as_str().to_owned(),
         entry.play_money.to_string(),
-        entry.provider.clone(),
+        entry.provider.clone().unwrap_or_default(),
         text(&entry.model),
-        entry.job_id.to_string(),
+        entry
+            .job_id
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         text(&entry.tick),
         text(&entry.idempotency_key),
         entry.price_msat.map(msat).unwrap_or_default(),
@@ -115,6 +120,7 @@ fn cells(entry: &Entry, receipt_id: Option<String>) -> [String; COLUMNS.len()] {
             .unwrap_or_default(),
         text(&entry.wallet),
         receipt_id.unwrap_or_default(),
+        entry.kind.as_str().to_owned(),
     ]
 }
 

@@ -7,6 +7,7 @@ use super::record::{Entry, open_books};
 use crate::cli::customer::Export;
 use crate::cli::output::Output;
 use crate::cli::settings::{Settings, WalletChoice};
+use crate::cli::watch::short;
 use crate::error::Result;
 use crate::ledger::HistoryQuery;
 use crate::units::UnixSecs;
@@ -62,7 +63,10 @@ fn line(entry: &Entry) -> String {
         entry.purchase_id,
         when(entry.created_at),
         entry.state,
-        entry.provider.get(..16).unwrap_or_default()
+        match &entry.provider {
+            Some(provider) => short(provider),
+            None => "by hand".to_owned(),
+        }
     )
 }
 

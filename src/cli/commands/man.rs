@@ -110,7 +110,8 @@ mod tests {
     use super::*;
 
     fn leaves(command: &clap::Command, path: &str, found: &mut Vec<String>) {
-        for command in command.get_subcommands() {
+        let shown = command.get_subcommands().filter(|it| !it.is_hide_set());
+        for command in shown {
             let path = format!("{path} {}", command.get_name());
             match command.has_subcommands() {
                 true => leaves(command, &path, found),

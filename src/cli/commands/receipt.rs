@@ -14,7 +14,8 @@ use crate::cli::settings::Settings;
 use crate::cli::text::entry as as_entry;
 use crate::error::{Code, Error, Result};
 use crate::ids::PurchaseId;
-use crate::ledger::{Ledger, Status};
+use crate::ledger::{Ledger, PurchaseRecord, Status};
+use crate::purchase::kept::Kept;
 use crate::purchase::receipt::verify::{Problem, Row, Verified, verify as verify_one};
 use crate::purchase::receipt::{MAX_BYTES, Outcome, ResultDigest, Statement};
 use crate::units::{Msat, Network};
@@ -43,7 +44,7 @@ pub async fn show(settings: Settings, purchase: &str, out: &Output) -> Result<()
     let record = ledger.find(purchase).await?;
     let receipts = ledger.receipts_of(record.id).await?;
     let Some(receipt) = receipts.last() else {
-        return Err(none(record.id, record.state.status));
+        return Err(none(&record));
     };
     let receipt = verify_one(&receipt.json).map_err(|problem| damaged(record.id, &problem))?;
     out.object(&Shown {
@@ -56,8 +57,14 @@ pub async fn show(settings: Settings, purchase: &str, out: &Output) -> Result<()
     Ok(())
 }
 
-fn none(id: PurchaseId, status: Status) -> Error {
-    let why = match status {
+fn none(record: &PurchaseRecord) -> Error {
+    let id = record.id;
+    if let Ok(Kept::Payment(_)) = Kept::from_row(&record.state) {
+        let why = "its invoice and its preimage, which `show` prints, are the proof of it";
+        let message = format!("payment {id} was made by hand and has no receipt: {why}");
+        return Error::new(Code::Usage, message).of(id);
+    }
+    let why = match record.state.status {
         Status::Open => "it is not over: see `agent-customer recover`",
         Status::Failed => "nothing was paid for it, and nothing came",
         Status::Delivered | Status::Undelivered => {

@@ -8,7 +8,9 @@ use crate::config::Role;
 use crate::error::{Code, Error, Result};
 use crate::ids::{JobId, PaymentHash, PurchaseId};
 use crate::ledger::{HistoryQuery, Ledger, PurchaseRecord, Scope};
+use crate::purchase::kept::Kept;
 use crate::purchase::lock::Word;
+use crate::purchase::payment::{self, Payment};
 use crate::purchase::state::{Phase, State};
 use crate::units::{Msat, Network, UnixSecs};
 
@@ -19,9 +21,10 @@ pub(super) struct Entry {
     pub(super) created_at: UnixSecs,
     pub(super) updated_at: UnixSecs,
     pub(super) state: String,
-    pub(super) provider: String,
+    pub(super) kind: EntryKind,
+    pub(super) provider: Option<String>,
     pub(super) model: Option<String>,
-    pub(super) job_id: JobId,
+    pub(super) job_id: Option<JobId>,
     pub(super) network: Network,
     pub(super) play_money: bool,
     pub(super) tick: Option<String>,
@@ -34,29 +37,84 @@ pub(super) struct Entry {
     pub(super) wallet: Option<String>,
 }
 
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum EntryKind {
+    /// Something was asked of a provider.
+    Purchase,
+    /// The owner paid an invoice by hand.
+    Payment,
+}
+
+impl EntryKind {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Purchase => "purchase",
+            Self::Payment => "payment",
+        }
+    }
+}
+
 impl Entry {
     pub(super) fn of(record: &PurchaseRecord) -> Result<Self> {
-        let state = read(record)?;
+        Ok(match read(record)? {
+            Kept::Purchase(state) => Self::of_purchase(record, &state),
+            Kept::Payment(payment) => Self::of_payment(record, &payment),
+        })
+    }
+
+    pub(super) fn of_purchase(record: &PurchaseRecord, state: &State) -> Self {
         let settled = state.phase.settled();
-        Ok(Self {
+        Self {
+            provider: Some(state.terms.provider.to_hex()),
+            model: state.terms.model.clone(),
+            job_id: Some(state.terms.job_id()),
+            price_msat: price(&state.phase).or(record.reservation.as_ref().map(|r| r.price)),
+            fee_msat: settled.map_or(Msat::ZERO, |settled| settled.fee),
+            paid_msat: state.phase.paid(),
+            ..Self::of_either(record, EntryKind::Purchase)
+        }
+    }
+
+    pub(super) fn of_payment(record: &PurchaseRecord, payment: &Payment) -> Self {
+        let (amount, hash) = (payment.payment.amount, payment.payment.payment_hash);
+        let (paid, fee) = match &payment.phase {
+            payment::Phase::Settled { fee, .. } => (amount.saturating_add(*fee), *fee),
+            _ => (Msat::ZERO, Msat::ZERO),
+        };
+        Self {
+            price_msat: Some(amount),
+            fee_msat: fee,
+            paid_msat: paid,
+            payment_hash: Some(hash),
+            wallet: Some(payment.wallet.to_string()),
+            ..Self::of_either(record, EntryKind::Payment)
+        }
+    }
+
+    /// What the ledger itself says of it.
+    fn of_either(record: &PurchaseRecord, kind: EntryKind) -> Self {
+        Self {
             purchase_id: record.id,
             created_at: record.created_at,
             updated_at: record.updated_at,
             state: record.state.label.clone(),
-            provider: state.terms.provider.to_hex(),
-            model: state.terms.model.clone(),
-            job_id: state.terms.job_id(),
+            kind,
+            provider: None,
+            model: None,
+            job_id: None,
             network: record.scope.network,
             play_money: record.scope.play_money,
             tick: record.tick.clone(),
             idempotency_key: record.idempotency_key.clone(),
-            price_msat: price(&state.phase).or(record.reservation.as_ref().map(|r| r.price)),
-            fee_msat: settled.map_or(Msat::ZERO, |settled| settled.fee),
-            paid_msat: state.phase.paid(),
+            price_msat: None,
+            fee_msat: Msat::ZERO,
+            paid_msat: Msat::ZERO,
             reserved_msat: record.reserved(),
             payment_hash: record.reservation.as_ref().map(|r| r.payment_hash),
             wallet: record.reservation.as_ref().map(|r| r.wallet.to_string()),
-        })
+        }
     }
 }
 
@@ -68,9 +126,18 @@ fn price(phase: &Phase) -> Option<Msat> {
     }
 }
 
-pub(super) fn read(record: &PurchaseRecord) -> Result<State> {
-    State::from_row(&record.state)
+pub(super) fn read(record: &PurchaseRecord) -> Result<Kept> {
+    Kept::from_row(&record.state)
         .map_err(|error| Error::new(Code::Ledger, format!("purchase {}: {error}", record.id)))
+}
+
+/// Why a payment by hand ended as it did, in words.
+pub(super) fn reason_of_payment(phase: &payment::Phase) -> Option<&str> {
+    match phase {
+        payment::Phase::Unknown { reason, .. } => Some(reason),
+        payment::Phase::Failed { message, .. } => Some(message),
+        _ => None,
+    }
 }
 
 /// Why a purchase ended as it did, in words.

@@ -1,6 +1,7 @@
-//! `wallet`: what the wallet has, and how money gets into it.
+//! `wallet`: what the wallet has, and how money gets into it and out of it.
 
 mod connect;
+mod pay;
 
 use std::sync::Arc;
 
@@ -94,6 +95,7 @@ pub async fn run(settings: Settings, command: WalletCommand, out: &Output) -> Re
             }
             Ok(())
         }
+        WalletCommand::Pay(args) => pay::run(&settings, wallet, args, out).await,
         WalletCommand::History { limit } => history(&*wallet, limit, out).await,
         WalletCommand::Fund { .. } => Err(Error::new(
             Code::Usage,

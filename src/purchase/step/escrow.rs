@@ -10,6 +10,7 @@ use crate::error::Code;
 use crate::ids::Preimage;
 use crate::ledger::Entry;
 use crate::protocol::message::{AgentMessage, HtlcLocked, PreimageRelease};
+use crate::purchase::doubt::Verdict;
 use crate::purchase::event::PurchaseEvent;
 use crate::purchase::lock::{Lock, Word};
 use crate::purchase::state::{Answer, Booking, Effect, Finish, Phase, Settled, State, Step};
@@ -42,28 +43,18 @@ pub(super) fn looked_up(state: &mut State, found: Outgoing, authoritative: bool,
         now.at >= ends.plus(SETTLED_LONG_AGO_SECS)
     });
     match found {
-        Outgoing::Paid { preimage, fee } => paid(state, preimage, fee),
-        Outgoing::InFlight => in_flight(state),
         // The wallet may be about to begin. That it has not refused is all that is known.
         Outgoing::Failed(_) | Outgoing::NotFound if lock.unanswered => announce(state),
-        Outgoing::Failed(proof) if authoritative || lock.failed >= 1 => returned(state, &proof),
-        Outgoing::Failed(_) => {
-            (lock.failed, lock.missing) = (lock.failed + 1, 0);
-            Step::saved()
-        }
-        Outgoing::NotFound if authoritative => {
-            let proof = FailureProof::new("the wallet never made this payment");
-            returned(state, &proof)
-        }
-        Outgoing::NotFound if !ended_long_ago => Step::unsaved(),
-        Outgoing::NotFound if lock.missing >= 1 => {
-            let why = "the wallet knows no such payment, long after it must have come back";
-            returned(state, &FailureProof::new(why))
-        }
-        Outgoing::NotFound => {
-            (lock.failed, lock.missing) = (0, lock.missing + 1);
-            Step::saved()
-        }
+        found => match lock.doubt.hear(found, authoritative, ended_long_ago) {
+            Verdict::Paid { preimage, fee } => paid(state, preimage, fee),
+            Verdict::InFlight => in_flight(state),
+            Verdict::Failed(proof) => returned(state, &proof),
+            Verdict::Nearer(doubt, _) => {
+                lock.doubt = doubt;
+                Step::saved()
+            }
+            Verdict::Nothing => Step::unsaved(),
+        },
     }
 }
 
@@ -74,8 +65,7 @@ fn in_flight(state: &mut State) -> Step {
         return Step::ignored();
     };
     let before = std::mem::replace(&mut lock.word, Word::InFlight);
-    let counted = lock.failed > 0 || lock.missing > 0;
-    (lock.failed, lock.missing) = (0, 0);
+    let counted = std::mem::take(&mut lock.doubt).is_any();
     let mut step = announce(state);
     step.save = counted;
     if matches!(before, Word::Unknown(_)) {

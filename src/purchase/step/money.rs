@@ -8,6 +8,7 @@ use crate::config::SETTLED_LONG_AGO_SECS;
 use crate::error::Code;
 use crate::ids::Preimage;
 use crate::ledger::{Entry, SeenBalance};
+use crate::purchase::doubt::{Doubt, Verdict};
 use crate::purchase::event::PurchaseEvent;
 use crate::purchase::lock::Lock;
 use crate::purchase::state::{Booking, Effect, Finish, Phase, Quote, Settled, State, Step};
@@ -74,8 +75,7 @@ fn in_doubt(state: &mut State, quote: Quote, reason: String) -> Step {
     state.phase = Phase::Unknown {
         quote,
         reason: reason.clone(),
-        failed: 0,
-        missing: 0,
+        doubt: Doubt::default(),
     };
     let mut step = Step::saved().then(Effect::LookUp);
     step.entries = vec![Booking::Plain(Entry::Unknown { reason })];
@@ -139,64 +139,36 @@ pub(super) fn looked_up(state: &mut State, found: Outgoing, authoritative: bool,
         return escrow::looked_up(state, found, authoritative, now);
     };
     let quote = quote.clone();
-    let (failed, missing) = match &state.phase {
-        Phase::Unknown {
-            failed, missing, ..
-        } => (*failed, *missing),
-        _ => (0, 0),
+    let doubt = match &state.phase {
+        Phase::Unknown { doubt, .. } => *doubt,
+        _ => Doubt::default(),
     };
-    match found {
-        Outgoing::Paid { preimage, fee } => paid(state, &quote, preimage, fee, now),
-        Outgoing::InFlight => {
-            // Seen alive: whatever was counted towards a proof of failure no longer counts, nor after a crash.
+    let expired_long_ago = quote
+        .invoice
+        .as_ref()
+        .is_some_and(|invoice| now.at >= invoice.expires_at.plus(SETTLED_LONG_AGO_SECS));
+    match doubt.hear(found, authoritative, expired_long_ago) {
+        Verdict::Paid { preimage, fee } => paid(state, &quote, preimage, fee, now),
+        Verdict::InFlight => {
+            // What was counted must not count after a crash either.
             let mut step = Step::unsaved();
-            if let Phase::Unknown {
-                failed, missing, ..
-            } = &mut state.phase
-            {
-                step.save = *failed > 0 || *missing > 0;
-                (*failed, *missing) = (0, 0);
+            if let Phase::Unknown { doubt, .. } = &mut state.phase {
+                step.save = std::mem::take(doubt).is_any();
             }
             step
         }
-        Outgoing::Failed(proof) if authoritative || failed >= 1 => proven_failed(state, proof),
-        Outgoing::Failed(proof) => counted(state, quote, proof.reason, failed + 1, 0),
-        Outgoing::NotFound if authoritative => proven_failed(
-            state,
-            FailureProof::new("the wallet never made this payment"),
-        ),
-        Outgoing::NotFound => {
-            let expired_long_ago = quote
-                .invoice
-                .as_ref()
-                .is_some_and(|invoice| now.at >= invoice.expires_at.plus(SETTLED_LONG_AGO_SECS));
-            match (expired_long_ago, missing >= 1) {
-                (true, true) => proven_failed(
-                    state,
-                    FailureProof::new(
-                        "the wallet knows no such payment, long after the invoice expired",
-                    ),
-                ),
-                (true, false) => counted(
-                    state,
-                    quote,
-                    "the wallet knows no such payment".to_owned(),
-                    0,
-                    1,
-                ),
-                (false, _) => Step::unsaved(),
-            }
-        }
+        Verdict::Failed(proof) => proven_failed(state, proof),
+        Verdict::Nearer(doubt, reason) => counted(state, quote, reason, doubt),
+        Verdict::Nothing => Step::unsaved(),
     }
 }
 
-fn counted(state: &mut State, quote: Quote, reason: String, failed: u32, missing: u32) -> Step {
+fn counted(state: &mut State, quote: Quote, reason: String, doubt: Doubt) -> Step {
     let first = matches!(state.phase, Phase::Paying(_));
     state.phase = Phase::Unknown {
         quote,
         reason: reason.clone(),
-        failed,
-        missing,
+        doubt,
     };
     let mut step = Step::saved();
     if first {
@@ -228,8 +200,7 @@ pub(super) fn give_up_looking(state: &mut State) -> Step {
         state.phase = Phase::Unknown {
             quote,
             reason: reason.clone(),
-            failed: 0,
-            missing: 0,
+            doubt: Doubt::default(),
         };
     }
     let mut step = Step::saved().then(Effect::Finish(Finish::Failed {

@@ -253,3 +253,32 @@ fn ctrl_c_leaves_a_question_unanswered_and_everything_as_it_was() {
     }
     assert_eq!(std::fs::read(owner.identity_file()).unwrap(), before);
 }
+
+#[test]
+fn a_payment_by_hand_is_made_only_for_a_yes() {
+    let owner = Owner::new();
+    let args = [
+        "--wallet",
+        "sim",
+        "wallet",
+        "invoice",
+        "--no-qr",
+        "--amount-sats",
+        "5",
+    ];
+    let made = owner.command(PROVIDER, &args).output().unwrap();
+    let bolt11 = String::from_utf8(made.stdout).unwrap();
+    for (answer, code, said) in [
+        ("no", 130, "nothing was paid"),
+        ("y", 130, "nothing was paid"),
+        ("yes", 0, "paid 5 sats of play money"),
+    ] {
+        let line = format!("--wallet sim wallet pay {}", bolt11.trim());
+        let Some(terminal) = Terminal::open(&owner, &line) else {
+            return;
+        };
+        let (ended, shown) = terminal.hold(&[("Type yes to pay", answer)]);
+        assert_eq!(ended, Some(code), "{shown}");
+        assert!(shown.contains(said), "{answer}: {shown}");
+    }
+}
