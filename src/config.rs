@@ -127,8 +127,19 @@ pub struct WalletConfig {
     pub sim: SimConfig,
     /// `[wallet.nwc]`
     pub nwc: NwcConfig,
+    /// `[wallet.spark]`
+    pub spark: SparkConfig,
     /// `[wallet.process]`
     pub process: ProcessConfig,
+}
+
+/// A wallet on Spark.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SparkConfig {
+    /// The network. There is no default: real money is asked for by name.
+    pub network: Option<Network>,
+    /// Where the API key is, if not in the environment.
+    pub api_key: Option<SecretRef>,
 }
 
 /// A wallet program.

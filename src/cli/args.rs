@@ -119,15 +119,18 @@ pub enum WalletCommand {
         #[arg(value_name = "SATS", value_parser = sats)]
         amount: Msat,
     },
-    /// Connect your own wallet: ask it for a connection (NIP-47), and keep that for this program
+    /// Connect your own wallet: ask it for a connection (NIP-47), and keep that for this program; or `setup spark`
     ///
-    /// The connection string, nostr+walletconnect://…, is read from a prompt, from stdin, or from @FILE; never
+    /// `wallet setup spark` installs the Spark SDK in an environment of its own in the data folder, for which it needs
+    /// Python and the network. The wallet's seed are the words of this program's key.
+    ///
+    /// For `nwc` the connection string, nostr+walletconnect://…, is read from a prompt, from stdin, or from @FILE; never
     /// from the command line, which every user of the machine can read. Give the connection a budget in your
     /// wallet: that is the limit that nothing here can pass. The wallet is asked before anything is kept.
     Setup {
-        /// Nothing or `nwc`, then `-` for stdin (the default) or @FILE
+        /// `spark`; or nothing or `nwc`, then `-` for stdin (the default) or @FILE
         // All words that are typed here are taken, so that no error of the parser repeats a secret.
-        #[arg(value_name = "nwc] [-|@FILE", num_args = 0.., hide_possible_values = true)]
+        #[arg(value_name = "nwc|spark] [-|@FILE", num_args = 0.., hide_possible_values = true)]
         words: Vec<String>,
     },
 }

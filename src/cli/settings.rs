@@ -1,12 +1,17 @@
 //! From flags, environment and file to one set of settings: what comes first in this order wins, except
 //! that nothing raises the owner's limits.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+mod wallet;
+
 use std::time::Duration;
 
 use nostr::{EventId, PublicKey, RelayUrl};
 
+pub use self::wallet::{
+    NWC_VARIABLES, NwcChoice, ProcessChoice, SIM_FAULT_VARIABLE, SPARK_KEY_VARIABLE, SimChoice,
+    SparkChoice, WalletChoice,
+};
+use self::wallet::{agree_on_network, choose_wallet};
 use super::args::GlobalArgs;
 use super::ask::Owner;
 use super::backends::BackendChoice;
@@ -14,26 +19,17 @@ use super::customer::BuyArgs;
 use super::prompt::read_prompt;
 use super::provider::SellArgs;
 use crate::config::{
-    Config, DEFAULT_RELAYS, Encrypt, Home, MAX_RELAYS, Role, Select, WalletKind, default_fee_cap,
+    Config, DEFAULT_RELAYS, Encrypt, Home, MAX_RELAYS, Role, Select, default_fee_cap,
 };
 use crate::error::{Code, Error, Result};
 use crate::identity::Identity;
 use crate::identity::source::{Origin, Source};
 use crate::ledger::{Limits, Scope};
-use crate::secret::{Environment, Secret, SecretRef, read_private_file};
+use crate::secret::Environment;
 use crate::units::{Msat, Network};
-use crate::wallet::nwc::Connection;
-use crate::wallet::sim::Fault;
 
 /// The variable with the folder for everything.
 pub const HOME_VARIABLE: &str = "AGENT_COMPUTE_HOME";
-/// The variable with the bank of play money.
-pub const SIM_BANK_VARIABLE: &str = "AGENT_COMPUTE_SIM_BANK";
-/// The variable with the fault that the sim wallet injects.
-pub const SIM_FAULT_VARIABLE: &str = "AGENT_COMPUTE_SIM_FAULT";
-/// The variables with the connection of a wallet, each also as a file (`…_FILE`). The first is ours; the
-/// others are what wallets and other clients call it.
-pub const NWC_VARIABLES: [&str; 3] = ["NWC_URI", "NWC_URL", "NWC_CONNECTION_STRING"];
 
 /// What every command of a program needs to know.
 #[derive(Clone, Debug)]
@@ -52,57 +48,6 @@ pub struct Settings {
     pub wallet: WalletChoice,
     /// The network that offers and invoices must be on. `None`: no wallet says, and nobody asked.
     pub network: Option<Network>,
-}
-
-/// The wallet that was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WalletChoice {
-    /// None, neither by flag nor by file.
-    Unset,
-    /// `--no-wallet`: jobs without payment.
-    Without,
-    /// Play money.
-    Sim(SimChoice),
-    /// A wallet elsewhere, by Nostr Wallet Connect.
-    Nwc(NwcChoice),
-    /// A wallet program.
-    Process(ProcessChoice),
-    /// A kind that this build does not have.
-    Missing(WalletKind),
-}
-
-/// Where the play money is, and how it behaves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SimChoice {
-    /// The file.
-    pub bank: PathBuf,
-    /// The network of its invoices.
-    pub network: Network,
-    /// What a payment costs on top.
-    pub fee: Msat,
-    /// What goes wrong with payments.
-    pub fault: Option<Fault>,
-}
-
-/// The wallet program that was chosen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProcessChoice {
-    /// The program and its arguments; may be empty.
-    pub command: Vec<OsString>,
-    /// Variables that hold secrets of ours.
-    pub hide: Vec<String>,
-    /// The network that it must be on.
-    pub network: Network,
-}
-
-/// The wallet connection that was chosen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NwcChoice {
-    /// The connection; `None`: there is none; or what is wrong with it. Commands that need no wallet work all
-    /// the same.
-    pub connection: std::result::Result<Option<Box<Connection>>, String>,
-    /// The network that the wallet must be on.
-    pub network: Network,
 }
 
 impl Settings {
@@ -268,144 +213,6 @@ fn choose_relays(flags: &[RelayUrl], file: &[RelayUrl]) -> Result<Vec<RelayUrl>>
         return Err(usage(format!("at most {MAX_RELAYS} relays")));
     }
     Ok(relays)
-}
-
-fn choose_wallet(
-    role: Role,
-    flags: &GlobalArgs,
-    no_wallet: bool,
-    config: &Config,
-    home: &Home,
-    environment: &Environment,
-) -> Result<WalletChoice> {
-    if no_wallet {
-        return match flags.wallet {
-            Some(_) => Err(usage("--no-wallet and --wallet exclude each other")),
-            None => Ok(WalletChoice::Without),
-        };
-    }
-    let nwc = || NwcChoice {
-        connection: nwc_connection(role, config, home, environment),
-        network: flags
-            .network
-            .or(config.wallet.nwc.network)
-            .unwrap_or(Network::Mainnet),
-    };
-    match flags.wallet.or(config.wallet.kind) {
-        None => {
-            let nwc = nwc();
-            return Ok(match nwc.connection {
-                Ok(None) => WalletChoice::Unset,
-                _ => WalletChoice::Nwc(nwc),
-            });
-        }
-        Some(WalletKind::Nwc) => return Ok(WalletChoice::Nwc(nwc())),
-        Some(WalletKind::Process) => {
-            let process = &config.wallet.process;
-            return Ok(WalletChoice::Process(ProcessChoice {
-                command: process.command.iter().map(OsString::from).collect(),
-                hide: secret_variables(config),
-                network: flags
-                    .network
-                    .or(process.network)
-                    .unwrap_or(Network::Mainnet),
-            }));
-        }
-        Some(WalletKind::Sim) => {}
-        Some(kind) => return Ok(WalletChoice::Missing(kind)),
-    }
-    let sim = &config.wallet.sim;
-    let fault = environment
-        .get(SIM_FAULT_VARIABLE)
-        .map_err(|error| usage(error.to_string()))?
-        .map(|word| word.parse())
-        .transpose()
-        .map_err(|error| usage(format!("{SIM_FAULT_VARIABLE}: {error}")))?;
-    Ok(WalletChoice::Sim(SimChoice {
-        bank: environment
-            .path(SIM_BANK_VARIABLE)
-            .or_else(|| sim.bank.clone())
-            .unwrap_or_else(|| home.sim_bank_file()),
-        network: sim.network,
-        fee: sim.fee,
-        fault,
-    }))
-}
-
-/// The variables that the configuration names as places of secrets.
-fn secret_variables(config: &Config) -> Vec<String> {
-    let references = [
-        &config.identity.secret_key,
-        &config.identity.mnemonic,
-        &config.wallet.nwc.uri,
-        &config.provider.backend_key,
-    ];
-    let named = references.into_iter().flatten();
-    named
-        .filter_map(|reference| match reference {
-            SecretRef::Env(name) => Some(name.clone()),
-            SecretRef::File(_) => None,
-        })
-        .collect()
-}
-
-/// The wallet connection of the environment, the configuration, or the file that `wallet setup nwc` wrote.
-fn nwc_connection(
-    role: Role,
-    config: &Config,
-    home: &Home,
-    environment: &Environment,
-) -> std::result::Result<Option<Box<Connection>>, String> {
-    let mut found: Option<(String, Secret)> = None;
-    for name in NWC_VARIABLES {
-        let value = environment
-            .private_secret(name)
-            .map_err(|error| error.to_string())?;
-        let Some(value) = value else { continue };
-        match &found {
-            Some((other, earlier)) if *earlier != value => {
-                return Err(format!(
-                    "{other} and {name} hold different connections: unset one of them"
-                ));
-            }
-            Some(_) => {}
-            None => found = Some((name.to_owned(), value)),
-        }
-    }
-    if let (None, Some(reference)) = (&found, &config.wallet.nwc.uri) {
-        let value = reference
-            .resolve_private(environment, &config.folder)
-            .map_err(|error| format!("[wallet.nwc] uri: {error}"))?;
-        found = Some(("[wallet.nwc] uri".to_owned(), value));
-    }
-    let kept = home.nwc_file(role);
-    if found.is_none() && kept.exists() {
-        let value = read_private_file(&kept).map_err(|error| error.to_string())?;
-        found = Some((kept.display().to_string(), value));
-    }
-    let Some((place, uri)) = found else {
-        return Ok(None);
-    };
-    Connection::parse(&uri)
-        .map(|connection| Some(Box::new(connection)))
-        .map_err(|error| format!("{place}: {error}"))
-}
-
-fn agree_on_network(wallet: &WalletChoice, asked: Option<Network>) -> Result<Option<Network>> {
-    let (network, whose) = match wallet {
-        WalletChoice::Unset | WalletChoice::Missing(_) => return Ok(asked),
-        WalletChoice::Without => (Network::Regtest, "--no-wallet"),
-        WalletChoice::Sim(sim) => (sim.network, "the sim wallet (play money)"),
-        // Held against what the wallet says of itself when it is opened.
-        WalletChoice::Nwc(nwc) => return Ok(Some(nwc.network)),
-        WalletChoice::Process(process) => return Ok(Some(process.network)),
-    };
-    match asked {
-        Some(asked) if asked != network => {
-            Err(usage(format!("--network {asked}: {whose} is on {network}")))
-        }
-        _ => Ok(Some(network)),
-    }
 }
 
 /// One purchase, as it was asked for.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::settings::{NWC_VARIABLES, NwcChoice, ProcessChoice, Settings, SimChoice, WalletChoice};
+use super::settings::{
+    NWC_VARIABLES, NwcChoice, ProcessChoice, Settings, SimChoice, SparkChoice, WalletChoice,
+};
 use crate::clock::Clock;
 use crate::config::Role;
 use crate::error::{Code, Error, Result};
@@ -13,6 +15,7 @@ use crate::units::Msat;
 use crate::wallet::nwc::{Connection, NwcOptions, NwcWallet};
 use crate::wallet::process::{ProcessOptions, ProcessWallet};
 use crate::wallet::sim::{SimOptions, SimWallet};
+use crate::wallet::spark::{self, SparkOptions};
 use crate::wallet::{Wallet, WalletError};
 
 /// Opens the wallet that the settings name. `None` after `--no-wallet`.
@@ -31,6 +34,7 @@ pub async fn open_wallet(
             Ok(Some(Arc::new(open_sim(sim, identity).await?)))
         }
         WalletChoice::Nwc(nwc) => Ok(Some(Arc::new(open_nwc(nwc).await?))),
+        WalletChoice::Spark(spark) => Ok(Some(Arc::new(open_spark(spark, identity).await?))),
         WalletChoice::Process(process) => Ok(Some(Arc::new(open_process(process).await?))),
         WalletChoice::Unset => Err(Error::new(
             Code::Wallet,
@@ -40,8 +44,8 @@ pub async fn open_wallet(
         WalletChoice::Missing(kind) => Err(Error::new(
             Code::Wallet,
             format!(
-                "this build has no {} wallet; it has nwc (your own, by Nostr Wallet Connect), process (a program of \
-                     yours) and sim (play money)",
+                "this build has no {} wallet; it has nwc (your own, by Nostr Wallet Connect), spark, process (a program \
+                     of yours) and sim (play money)",
                 kind.as_str()
             ),
         )),
@@ -68,6 +72,38 @@ pub async fn open_nwc(nwc: &NwcChoice) -> Result<NwcWallet> {
         Err(problem) => return Err(Error::new(Code::Usage, problem.clone())),
     };
     connect(connection, nwc.network).await
+}
+
+/// Opens the Spark wallet of this identity.
+///
+/// # Errors
+/// [`Code::Usage`] if no network or an unreadable key was given, [`Code::Wallet`] if the identity has no words, the
+/// SDK is not installed, or another process has the wallet open, [`Code::Network`] if the SDK does not answer.
+pub async fn open_spark(spark: &SparkChoice, identity: &Identity) -> Result<ProcessWallet> {
+    let network = spark.network.ok_or_else(|| {
+        Error::new(
+            Code::Usage,
+            "the spark wallet is on no network until you say which: [wallet.spark] network = \"mainnet\" (real \
+             money), or --network",
+        )
+    })?;
+    let api_key = spark.api_key.clone();
+    let words = identity.words().cloned().ok_or_else(|| {
+        Error::new(
+            Code::Wallet,
+            "the money of a spark wallet hangs on the identity's BIP39 words, and this key was given without any: \
+             `identity new` makes one with words",
+        )
+    })?;
+    let options = SparkOptions {
+        environment: spark.environment.clone(),
+        storage: spark.storage.join(network.as_str()),
+        network,
+        words,
+        api_key: api_key.map_err(|problem| Error::new(Code::Usage, problem))?,
+        service_provider: None,
+    };
+    spark::open(options).await.map_err(told)
 }
 
 /// Starts the wallet program.

@@ -186,6 +186,7 @@ pub fn summary(receipt: &Receipt, wallet: &WalletChoice) -> String {
         WalletChoice::Without => "nothing was paid (--no-wallet)".to_owned(),
         WalletChoice::Sim(_) => format!("paid {} of play money", receipt.paid_msat),
         WalletChoice::Nwc(_)
+        | WalletChoice::Spark(_)
         | WalletChoice::Process(_)
         | WalletChoice::Unset
         | WalletChoice::Missing(_) => format!("paid {}", receipt.paid_msat),

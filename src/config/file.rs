@@ -391,7 +391,7 @@ mod tests {
         for (section, keys) in KEYS {
             let mut expected: BTreeSet<String> = keys.iter().map(|key| (*key).to_owned()).collect();
             if section == "wallet" {
-                expected.extend(["sim", "nwc", "process"].map(str::to_owned));
+                expected.extend(["sim", "nwc", "spark", "process"].map(str::to_owned));
             }
             assert_eq!(taken_by_parser(section), expected, "[{section}]");
         }

@@ -112,6 +112,18 @@ impl Home {
         self.folder(role).join("nwc.uri")
     }
 
+    /// Where `wallet setup spark` puts this version of the Spark SDK, for both programs.
+    #[must_use]
+    pub fn spark_environment(&self, version: &str) -> PathBuf {
+        self.data.join(format!("spark-sdk-{version}"))
+    }
+
+    /// Where the Spark wallet of one program keeps its records.
+    #[must_use]
+    pub fn spark_storage(&self, role: Role) -> PathBuf {
+        self.folder(role).join("spark")
+    }
+
     /// The bank of play money, unless the owner names another.
     #[must_use]
     pub fn sim_bank_file(&self) -> PathBuf {

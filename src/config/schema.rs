@@ -9,18 +9,19 @@ use serde::{Deserialize, Deserializer};
 use super::{
     BackendKind, Config, Encrypt, IdentityConfig, MAX_ANNOUNCE_EVERY_SECS, MAX_MAX_JOBS,
     MAX_RELAYS, NwcConfig, Policy, ProcessConfig, ProviderConfig, Runway, Select, SimConfig,
-    WalletConfig, WalletKind,
+    SparkConfig, WalletConfig, WalletKind,
 };
 use crate::secret::SecretRef;
 use crate::units::{Msat, Network};
 
 /// Every section, and the keys in it.
-pub const KEYS: [(&str, &[&str]); 9] = [
+pub const KEYS: [(&str, &[&str]); 10] = [
     ("identity", &["file", "secret_key", "mnemonic"]),
     ("relays", &["urls"]),
     ("wallet", &["kind"]),
     ("wallet.sim", &["bank", "fee_msats", "network"]),
     ("wallet.nwc", &["uri", "network"]),
+    ("wallet.spark", &["network", "api_key"]),
     ("wallet.process", &["command", "network"]),
     (
         "runway",
@@ -92,7 +93,15 @@ struct WalletSection {
     kind: Option<Word<WalletKind>>,
     sim: SimSection,
     nwc: NwcSection,
+    spark: SparkSection,
     process: ProcessSection,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct SparkSection {
+    network: Option<Network>,
+    api_key: Option<SecretRef>,
 }
 
 #[derive(Default, Deserialize)]
@@ -186,6 +195,10 @@ impl File {
                 nwc: NwcConfig {
                     uri: self.wallet.nwc.uri,
                     network: self.wallet.nwc.network,
+                },
+                spark: SparkConfig {
+                    network: self.wallet.spark.network,
+                    api_key: self.wallet.spark.api_key,
                 },
                 process: ProcessConfig {
                     command: self

@@ -76,9 +76,9 @@ pub fn normalize(words: &Secret) -> Result<Secret, IdentityError> {
 /// If they are not a BIP39 mnemonic.
 pub fn identity(words: &Secret) -> Result<Identity, IdentityError> {
     let words = normalize(words)?;
-    Keys::from_mnemonic(words.expose(), None)
-        .map(Identity::from_keys)
-        .map_err(|_| IdentityError::NotAMnemonic("no key can be derived from it".to_owned()))
+    let keys = Keys::from_mnemonic(words.expose(), None)
+        .map_err(|_| IdentityError::NotAMnemonic("no key can be derived from it".to_owned()))?;
+    Ok(Identity::from_words(keys, words))
 }
 
 #[cfg(test)]

@@ -23,16 +23,34 @@ use crate::error::{Code, Error};
 use crate::secret::{Secret, SecretError};
 
 /// A key pair that signs for one program. `Debug` shows the public key only.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Identity {
     keys: Keys,
+    words: Option<Secret>,
 }
+
+impl PartialEq for Identity {
+    /// By the key: the words are one way to it.
+    fn eq(&self, other: &Self) -> bool {
+        self.keys == other.keys
+    }
+}
+
+impl Eq for Identity {}
 
 impl Identity {
     /// The identity with these keys.
     #[must_use]
     pub const fn from_keys(keys: Keys) -> Self {
-        Self { keys }
+        Self { keys, words: None }
+    }
+
+    /// The identity that these BIP39 words stand for.
+    pub(crate) const fn from_words(keys: Keys, words: Secret) -> Self {
+        Self {
+            keys,
+            words: Some(words),
+        }
     }
 
     /// The identity that a secret key names: an `nsec`, 64 hex digits, or an `ncryptsec` (NIP-49) with
@@ -61,6 +79,13 @@ impl Identity {
     #[must_use]
     pub fn public_key(&self) -> PublicKey {
         self.keys.public_key()
+    }
+
+    /// The BIP39 words that the key was derived from; `None` for a key that was given as such. Wallets derive
+    /// their money from the same words.
+    #[must_use]
+    pub const fn words(&self) -> Option<&Secret> {
+        self.words.as_ref()
     }
 
     /// The key pair itself, for signing and encryption.

@@ -18,6 +18,7 @@ pub mod issue;
 pub mod nwc;
 pub mod process;
 pub mod sim;
+pub mod spark;
 
 use std::fmt;
 
@@ -302,7 +303,8 @@ pub trait Wallet: fmt::Debug + Send + Sync {
     /// Gives a held payment back, or makes an open invoice unpayable. Idempotent.
     ///
     /// # Errors
-    /// If it was settled already, or the wallet does not answer.
+    /// If it was settled already, or the wallet does not answer. [`WalletError::Unsupported`] where nothing can give
+    /// money back before its deadline, at which it goes back by itself.
     async fn cancel(&self, hash: PaymentHash) -> Result<(), WalletError>;
 
     /// Pays. Never pays one payment hash twice, whoever asks.
@@ -315,6 +317,16 @@ pub trait Wallet: fmt::Debug + Send + Sync {
     /// # Errors
     /// If the wallet does not answer; that proves nothing.
     async fn outgoing(&self, hash: PaymentHash) -> Result<Outgoing, WalletError>;
+
+    /// Where others may send money to without an invoice: the best address first.
+    ///
+    /// # Errors
+    /// [`WalletError::Unsupported`] where there is none, which is what a wallet says unless it brings this method.
+    async fn addresses(&self) -> Result<Vec<String>, WalletError> {
+        Err(WalletError::Unsupported(
+            "tell an address; `wallet invoice --amount-sats N` makes an invoice",
+        ))
+    }
 
     /// What this wallet was paid and has paid, by whatever program, and what is about to be, newest first.
     ///

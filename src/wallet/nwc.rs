@@ -49,6 +49,7 @@
 //! # Ok(()) }
 //! ```
 
+mod announced;
 mod client;
 mod connection;
 mod orders;
@@ -59,13 +60,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nostr::{Event, Filter};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
-use self::client::{Client, INFO, Unanswered, locked};
+use self::announced::announced;
+use self::client::{Client, Unanswered, locked};
 pub use self::connection::{Connection, NotAConnection};
 use self::orders::Orders;
 use self::wire::{Balance, Info, Kind, Sent, Transaction};
@@ -85,12 +86,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long a payment may take before it is in doubt: one was seen to settle after 72 seconds.
 const PAY_WITHIN: Duration = Duration::from_secs(90);
-
-/// How long the relays may take to tell what the wallet can do. Those that have it say it at once.
-const INFO_WITHIN: Duration = Duration::from_secs(5);
-
-/// How long the other relays have to tell something newer, once one has told it.
-const INFO_REST_WITHIN: Duration = Duration::from_millis(300);
 
 /// How many blocks a hold is asked for: six hours, longer than any job, and well below the day that a
 /// customer accepts by default.
@@ -147,6 +142,8 @@ struct Shared {
     id: WalletId,
     options: NwcOptions,
     alias: Option<String>,
+    /// Its Lightning address, if the connection names one.
+    address: Option<String>,
     methods: Vec<String>,
     tells_news: bool,
     holds: Mutex<HashMap<PaymentHash, UnixSecs>>,
@@ -164,6 +161,7 @@ impl NwcWallet {
         options: NwcOptions,
     ) -> Result<Self, WalletError> {
         let id = connection.id();
+        let address = connection.lightning_address().map(str::to_owned);
         let within = options.answer_within;
         let unreachable = |error: relay::RelayError| WalletError::Unreachable(error.to_string());
         let mut client = Client::listen(connection, session, options.clock.clone(), within)
@@ -209,6 +207,7 @@ impl NwcWallet {
             id,
             options,
             alias: info.alias.map(|alias| bounded(&alias)),
+            address,
             methods,
             tells_news: said.news || !info.notifications.is_empty(),
             holds: Mutex::default(),
@@ -230,69 +229,6 @@ impl NwcWallet {
     pub fn can(&self, method: &str) -> bool {
         self.shared.can(method)
     }
-}
-
-/// What a wallet has announced on its relays.
-#[derive(Default)]
-struct Announced {
-    methods: Vec<String>,
-    nip44: bool,
-    news: bool,
-}
-
-/// The newest info event that the relays have. Once one has told it, the others have a moment, and one that is
-/// dead holds up nobody.
-async fn newest_info(client: &Client) -> Result<Option<Event>, relay::RelayError> {
-    let filter = Filter::new().kind(INFO).author(client.wallet()).limit(1);
-    let mut until = Instant::now() + INFO_WITHIN;
-    let mut stored = client.session().subscribe(filter, INFO_WITHIN).await?;
-    let mut newest: Option<Event> = None;
-    while let Ok(Some(relay::Incoming::Event(event))) = timeout_at(until, stored.next()).await {
-        until = until.min(Instant::now() + INFO_REST_WITHIN);
-        if newest
-            .as_ref()
-            .is_none_or(|known| known.created_at < event.created_at)
-        {
-            newest = Some(*event);
-        }
-    }
-    Ok(newest)
-}
-
-/// Reads the wallet's info event. Without one NIP-44 is taken: all that is maintained has it.
-async fn announced(client: &Client) -> Result<Announced, WalletError> {
-    let found = newest_info(client)
-        .await
-        .map_err(|error| WalletError::Unreachable(error.to_string()))?;
-    let Some(event) = found else {
-        return Ok(Announced {
-            nip44: true,
-            ..Announced::default()
-        });
-    };
-    let tag = |name: &str| -> Option<Vec<String>> {
-        let values = |event: &Event| {
-            let tags = event.tags.iter().map(|tag| tag.as_slice().to_vec());
-            let mut of_name = tags.filter(|tag| tag.first().is_some_and(|first| first == name));
-            of_name.next()
-        };
-        let words = values(&event)?;
-        let words = words
-            .iter()
-            .skip(1)
-            .flat_map(|text| text.split_whitespace());
-        Some(words.map(str::to_owned).collect())
-    };
-    Ok(Announced {
-        methods: event
-            .content
-            .split_whitespace()
-            .map(str::to_owned)
-            .collect(),
-        // NIP-47: without the tag it is NIP-04.
-        nip44: tag("encryption").is_some_and(|ways| ways.iter().any(|way| way == "nip44_v2")),
-        news: tag("notifications").is_some_and(|news| !news.is_empty()),
-    })
 }
 
 /// What a wallet's reply to a look-up means, as a payment and as an invoice of ours, or its error's words: for
@@ -573,6 +509,15 @@ impl Wallet for NwcWallet {
 
     async fn outgoing(&self, hash: PaymentHash) -> Result<Outgoing, WalletError> {
         self.orders.outgoing(hash).await
+    }
+
+    async fn addresses(&self) -> Result<Vec<String>, WalletError> {
+        match &self.shared.address {
+            Some(address) => Ok(vec![address.clone()]),
+            None => Err(WalletError::Unsupported(
+                "tell an address: its connection names none (lud16)",
+            )),
+        }
     }
 
     async fn history(&self, limit: usize) -> Result<Vec<Movement>, WalletError> {

@@ -15,13 +15,15 @@
 //!    "capabilities":{"hold_invoices":false,"binding_fee_quote":false,"authoritative_lookup":true}}}
 //! ```
 //!
-//! `hello` comes first and once. `account` names the balance: it must be the same after every restart, as only
+//! `hello` comes first and once. (A program of ours, such as the [Spark](super::spark) adapter, gets its secrets with
+//! it; one of yours does not.) `account` names the balance: it must be the same after every restart, as only
 //! that account may say what became of a payment. `network` is `mainnet`, `testnet`, `signet` or `regtest`.
 //! What the capabilities promise is in [`Capabilities`]; leave out what is not so.
 //!
 //! | method | params | result |
 //! |---|---|---|
 //! | `balance` | `{}` | `{"balance_msat"}` |
+//! | `addresses` | `{}` | `{"addresses"}`: where others may send money to, the best first |
 //! | `fee_quote` | `{"bolt11"}` | `{"fee_msat"}` |
 //! | `invoice` | `{"amount_msat","expiry_secs","description","payment_hash"}` | `{"bolt11"}` |
 //! | `incoming` | `{"payment_hash"}` | `{"state"}`: `open`, `held` with `deadline`, `settled`, `cancelled`, `expired`, `not_found` |
@@ -71,13 +73,14 @@ use tokio::task::JoinSet;
 
 use self::child::{Program, Unanswered};
 pub use self::serve::serve;
-use self::wire::{Balance, Call, Fee, History, IncomingState, Made, PayState, Problem};
+use self::wire::{Addresses, Balance, Call, Fee, History, IncomingState, Made, PayState, Problem};
 use super::invoice::parse_unchecked;
 use super::{
     Capabilities, FailureProof, Incoming, InvoiceRequest, IssuedInvoice, Movement, Outgoing,
     PayOutcome, PayRequest, Wallet, WalletError, bounded,
 };
 use crate::ids::{PaymentHash, Preimage, WalletId};
+use crate::secret::Secret;
 use crate::units::{Msat, Network};
 
 /// How long a program may take to answer what it need not pay for.
@@ -85,6 +88,12 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long a payment may take before it is in doubt: the same as over Nostr Wallet Connect.
 const PAY_WITHIN: Duration = Duration::from_secs(90);
+
+/// The longest address that is shown, in bytes.
+const MAX_ADDRESS_BYTES: usize = 1024;
+
+/// The most addresses that are shown.
+const MAX_ADDRESSES: usize = 8;
 
 /// How a program is run.
 #[derive(Clone, Debug)]
@@ -98,6 +107,12 @@ pub struct ProcessOptions {
     /// Variables of the environment that it does not get, besides those that hold keys, passwords and wallet
     /// connections by their known names.
     pub hide: Vec<String>,
+}
+
+/// A program of ours, and what it is told at each start.
+pub(super) struct Ours {
+    pub(super) kind: &'static str,
+    pub(super) config: Secret,
 }
 
 impl Default for ProcessOptions {
@@ -134,23 +149,40 @@ impl ProcessWallet {
     /// [`WalletError::Unreachable`] if it can't be started or does not answer; [`WalletError::Refused`] if it
     /// speaks another version or is on another network.
     pub async fn open(command: &[OsString], options: ProcessOptions) -> Result<Self, WalletError> {
+        Self::open_ours(command, options, None).await
+    }
+
+    /// The same, for a program that may be ours.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(super) async fn open_ours(
+        command: &[OsString],
+        options: ProcessOptions,
+        ours: Option<Ours>,
+    ) -> Result<Self, WalletError> {
+        let (kind, config) = match ours {
+            Some(Ours { kind, config }) => (kind, Some(config)),
+            None => ("process", None),
+        };
         let program = Arc::new(Program::new(
             command,
             options.answer_within,
             options.hide.clone(),
+            config,
         )?);
         let hello = program.hello().await?;
         let ours = options.network;
         if hello.network != ours {
             return Err(WalletError::Refused(format!(
-                "it is on {}, and [wallet.process] network says {ours}",
+                "it is on {}, and [wallet.{kind}] network says {ours}",
                 hello.network
             )));
         }
         Ok(Self(Arc::new(Inner {
             program,
             id: WalletId {
-                kind: "process".to_owned(),
+                kind: kind.to_owned(),
                 account: hello.account,
             },
             capabilities: hello.capabilities.into(),
@@ -284,6 +316,18 @@ impl Wallet for ProcessWallet {
     async fn balance(&self) -> Result<Msat, WalletError> {
         let balance: Balance = self.ask(Call::Balance {}).await?;
         Ok(balance.balance_msat)
+    }
+
+    async fn addresses(&self) -> Result<Vec<String>, WalletError> {
+        let Addresses { addresses } = self.ask(Call::Addresses {}).await?;
+        let plain = |address: &String| {
+            let fits = !address.is_empty() && address.len() <= MAX_ADDRESS_BYTES;
+            fits && address.chars().all(|c| c.is_ascii_graphic())
+        };
+        match addresses.iter().all(plain) && addresses.len() <= MAX_ADDRESSES {
+            true => Ok(addresses),
+            false => Err(WalletError::Refused("its addresses are none".to_owned())),
+        }
     }
 
     async fn fee_quote(&self, bolt11: &str) -> Result<Msat, WalletError> {

@@ -132,6 +132,7 @@ const ONLY: &[(&str, &[&str], &str)] = &[
     ("crate::wallet::sim", ADAPTERS_BY, CONCRETE),
     ("crate::wallet::nwc", ADAPTERS_BY, CONCRETE),
     ("crate::wallet::process", ADAPTERS_BY, CONCRETE),
+    ("crate::wallet::spark", ADAPTERS_BY, CONCRETE),
     ("crate::wallet::cashu", ADAPTERS_BY, CONCRETE),
     ("crate::wallet::ldk", ADAPTERS_BY, CONCRETE),
     ("crate::relay::pool", ADAPTERS_BY, CONCRETE),

@@ -43,5 +43,6 @@ mod record;
 mod relay;
 mod snapshots;
 mod soak;
+mod spark;
 mod stage;
 mod wallet;

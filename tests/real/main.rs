@@ -10,3 +10,4 @@ mod beside;
 mod gguf;
 mod lightning;
 mod llama;
+mod spark;

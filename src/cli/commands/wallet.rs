@@ -2,6 +2,7 @@
 
 mod connect;
 mod pay;
+mod spark;
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::cli::output::Output;
 use crate::cli::qr;
 use crate::cli::settings::{Settings, WalletChoice};
 use crate::cli::text::{entry, one_line};
-use crate::cli::wallets::{open_sim, open_wallet, refuse_new_bank, told};
+use crate::cli::wallets::{open_sim, open_spark, open_wallet, refuse_new_bank, told};
 use crate::error::{Code, Error, Result};
 use crate::ids::PaymentHash;
 use crate::units::{Msat, Network};
@@ -39,6 +40,7 @@ struct Balance<'a> {
 #[derive(Serialize)]
 struct Address<'a> {
     address: &'a str,
+    addresses: &'a [String],
     wallet: &'a str,
     play_money: bool,
 }
@@ -63,8 +65,8 @@ pub async fn run(settings: Settings, command: WalletCommand, out: &Output) -> Re
         && let Ok(Some(connection)) = &nwc.connection
         && let Some(address) = connection.lightning_address()
     {
-        address_of("nwc", address, false, *no_qr, out);
-        return Ok(());
+        // Without asking the wallet, which need not be there.
+        return addresses_of("nwc", &[address.to_owned()], false, *no_qr, out);
     }
     let wallet: Arc<dyn Wallet> = match &settings.wallet {
         WalletChoice::Sim(sim) => {
@@ -77,6 +79,10 @@ pub async fn run(settings: Settings, command: WalletCommand, out: &Output) -> Re
             }
             Arc::new(wallet)
         }
+        WalletChoice::Spark(spark) => {
+            let (identity, _) = settings.open_identity(|made| out.note(made)).await?;
+            Arc::new(open_spark(spark, &identity).await?)
+        }
         _ => {
             // Its identity is not needed, so none is made for nothing.
             let nobody = crate::identity::Identity::from_keys(nostr::Keys::generate());
@@ -87,7 +93,7 @@ pub async fn run(settings: Settings, command: WalletCommand, out: &Output) -> Re
     };
     match command {
         WalletCommand::Balance => balance(&*wallet, out).await,
-        WalletCommand::Address { no_qr } => address(&*wallet, no_qr, out),
+        WalletCommand::Address { no_qr } => address(&*wallet, no_qr, out).await,
         WalletCommand::Invoice { amount_sats, no_qr } => {
             let bolt11 = invoice(&*wallet, amount_sats, out).await?;
             if !no_qr {
@@ -105,29 +111,35 @@ pub async fn run(settings: Settings, command: WalletCommand, out: &Output) -> Re
     }
 }
 
-fn address(wallet: &dyn Wallet, no_qr: bool, out: &Output) -> Result<()> {
+async fn address(wallet: &dyn Wallet, no_qr: bool, out: &Output) -> Result<()> {
+    let addresses = wallet.addresses().await.map_err(told)?;
     let play_money = wallet.capabilities().play_money;
-    if !play_money {
-        return Err(Error::new(
-            Code::Wallet,
-            "this wallet has no address that it tells; `wallet invoice --amount-sats N` makes an invoice",
-        ));
-    }
-    let id = wallet.id();
-    address_of(&id.kind, &id.account, play_money, no_qr, out);
-    Ok(())
+    addresses_of(&wallet.id().kind, &addresses, play_money, no_qr, out)
 }
 
-fn address_of(wallet: &str, address: &str, play_money: bool, no_qr: bool, out: &Output) {
+fn addresses_of(
+    wallet: &str,
+    addresses: &[String],
+    play_money: bool,
+    no_qr: bool,
+    out: &Output,
+) -> Result<()> {
+    let Some(address) = addresses.first() else {
+        return Err(Error::new(Code::Wallet, "this wallet has no address"));
+    };
     out.object(&Address {
         address,
+        addresses,
         wallet,
         play_money,
     });
-    out.line(address);
+    for address in addresses {
+        out.line(address);
+    }
     if !no_qr {
         qr::show(address, out);
     }
+    Ok(())
 }
 
 async fn history(wallet: &dyn Wallet, limit: u32, out: &Output) -> Result<()> {

@@ -1,6 +1,10 @@
 #![allow(clippy::unwrap_used)]
 
+use std::path::PathBuf;
+
+use super::wallet::SIM_BANK_VARIABLE;
 use super::*;
+use crate::config::WalletKind;
 
 struct Owner {
     folder: tempfile::TempDir,

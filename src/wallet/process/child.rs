@@ -21,6 +21,7 @@ use super::locked;
 use super::wire::{
     Answer, Call, Hello, Line, MAX_LINE_BYTES, News, PayState, Problem, Request, VERSION,
 };
+use crate::secret::Secret;
 use crate::wallet::{WalletError, bounded};
 
 /// Lines that wait to be written.
@@ -33,7 +34,7 @@ const START_PAUSE: Duration = Duration::from_secs(1);
 const MAX_ACCOUNT: usize = 200;
 
 /// Variables of ours that are no business of a wallet program, and the files that stand in for them.
-const SECRETS: [&str; 8] = [
+const SECRETS: [&str; 9] = [
     "NOSTR_SECRET_KEY",
     "AGENT_COMPUTE_MNEMONIC",
     "AGENT_COMPUTE_PASSWORD",
@@ -41,6 +42,7 @@ const SECRETS: [&str; 8] = [
     "NWC_URI",
     "NWC_URL",
     "NWC_CONNECTION_STRING",
+    "BREEZ_API_KEY",
     "OPENAI_API_KEY",
 ];
 
@@ -94,6 +96,8 @@ pub(super) struct Program {
     command: Vec<OsString>,
     within: Duration,
     hide: Vec<String>,
+    /// What it is told at each start: JSON. Only a program of ours is told anything.
+    config: Option<Secret>,
     life: tokio::sync::Mutex<Present>,
     next: AtomicU64,
     hints: watch::Sender<u64>,
@@ -113,6 +117,7 @@ impl Program {
         command: &[OsString],
         within: Duration,
         hide: Vec<String>,
+        config: Option<Secret>,
     ) -> Result<Self, WalletError> {
         if command.is_empty() {
             let empty = "[wallet.process] command names no program".to_owned();
@@ -122,6 +127,7 @@ impl Program {
             command: command.to_vec(),
             within,
             hide,
+            config,
             life: tokio::sync::Mutex::default(),
             next: AtomicU64::new(1),
             hints: watch::Sender::new(0),
@@ -308,8 +314,11 @@ impl Program {
 
     /// The handshake.
     async fn greet(&self, life: &Life) -> Result<Hello, WalletError> {
+        let config = self.config.as_ref();
+        let config = config.and_then(|config| serde_json::from_str(config.expose()).ok());
         let greeted = async {
-            let (_, answer) = self.send(life, Call::Hello { version: VERSION }).await?;
+            let version = VERSION;
+            let (_, answer) = self.send(life, Call::Hello { version, config }).await?;
             self.answer(life, answer).await
         };
         let value = match timeout(self.within, greeted).await {

@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 use tokio_util::codec::{FramedRead, FramedWrite, LinesCodec};
 
 use super::wire::{
-    Answer, Balance, Call, Fee, Hello, History, IncomingState, Line, MAX_LINE_BYTES, Made, News,
-    PayState, Problem, Request, VERSION,
+    Addresses, Answer, Balance, Call, Fee, Hello, History, IncomingState, Line, MAX_LINE_BYTES,
+    Made, News, PayState, Problem, Request, VERSION,
 };
 use crate::wallet::{InvoiceRequest, PayRequest, Wallet, WalletError};
 
@@ -112,7 +112,7 @@ fn value(of: impl Serialize) -> Result<Value, Problem> {
 
 async fn act(wallet: &dyn Wallet, call: Call) -> Result<Value, Problem> {
     match call {
-        Call::Hello { version } if version != VERSION => {
+        Call::Hello { version, .. } if version != VERSION => {
             Err(WalletError::Refused(format!("this program speaks version {VERSION}")).into())
         }
         Call::Hello { .. } => value(Hello {
@@ -124,6 +124,9 @@ async fn act(wallet: &dyn Wallet, call: Call) -> Result<Value, Problem> {
         }),
         Call::Balance {} => value(Balance {
             balance_msat: wallet.balance().await?,
+        }),
+        Call::Addresses {} => value(Addresses {
+            addresses: wallet.addresses().await?,
         }),
         Call::FeeQuote { bolt11 } => value(Fee {
             fee_msat: wallet.fee_quote(&bolt11).await?,

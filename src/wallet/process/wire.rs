@@ -23,8 +23,12 @@ pub(super) const MAX_LINE_BYTES: usize = 64 * 1024;
 pub(super) enum Call {
     Hello {
         version: u32,
+        /// What a wallet of ours needs to open. Nobody else's program is told anything.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        config: Option<Value>,
     },
     Balance {},
+    Addresses {},
     FeeQuote {
         bolt11: String,
     },
@@ -178,6 +182,11 @@ impl From<Capabilities> for Promises {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Balance {
     pub(super) balance_msat: Msat,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Addresses {
+    pub(super) addresses: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

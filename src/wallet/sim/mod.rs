@@ -461,6 +461,10 @@ impl Wallet for SimWallet {
         .await
     }
 
+    async fn addresses(&self) -> Result<Vec<String>, WalletError> {
+        Ok(vec![self.id().account.clone()])
+    }
+
     async fn history(&self, limit: usize) -> Result<Vec<Movement>, WalletError> {
         self.on_bank(move |wallet| {
             let now = wallet.options.clock.now();

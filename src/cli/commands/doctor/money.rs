@@ -5,14 +5,17 @@ use tokio::time::timeout;
 
 use super::{Finding, Patient, WITHIN, apart, quoted};
 use crate::cli::commands::wallet::missing;
-use crate::cli::settings::{NwcChoice, ProcessChoice, SIM_FAULT_VARIABLE, SimChoice, WalletChoice};
+use crate::cli::settings::{
+    NwcChoice, ProcessChoice, SIM_FAULT_VARIABLE, SimChoice, SparkChoice, WalletChoice,
+};
 use crate::cli::wallets::{open_nwc, open_process, refuse_new_bank, told};
 use crate::cli::watch::short;
 use crate::error::{Code, Error};
 use crate::look::Soundness;
-use crate::units::Msat;
+use crate::units::{Msat, Network};
 use crate::wallet::Wallet;
 use crate::wallet::sim;
+use crate::wallet::spark::is_installed;
 
 /// Looks at the wallet of these settings.
 pub(super) async fn look(patient: &Patient, key: Option<PublicKey>) -> Finding {
@@ -26,13 +29,50 @@ pub(super) async fn look(patient: &Patient, key: Option<PublicKey>) -> Finding {
         .fix(choose(patient)),
         WalletChoice::Missing(kind) => problem(
             kind.as_str(),
-            "this program has no such wallet; it has nwc (your own), process (a program of yours) and sim (play money)",
+            "this program has no such wallet; it has nwc (your own), spark, process (a program of yours) and sim (play money)",
         )
         .fix(patient.command("--wallet sim doctor")),
         WalletChoice::Without => Finding::ok("wallet", "none", "--no-wallet: nothing is paid"),
         WalletChoice::Sim(sim) => play_money(patient, sim, key).await,
         WalletChoice::Nwc(nwc) => connected(patient, nwc).await,
+        WalletChoice::Spark(spark) => on_spark(patient, spark).await,
         WalletChoice::Process(process) => program(patient, process).await,
+    }
+}
+
+/// Looks at a Spark wallet.
+async fn on_spark(patient: &Patient, spark: &SparkChoice) -> Finding {
+    let network = spark.network.map_or("no network", Network::as_str);
+    let subject = format!("spark on {network}");
+    if !is_installed(&spark.environment) {
+        let message = "the Spark SDK is not installed";
+        return Finding::problem("wallet", subject, Code::Wallet, message)
+            .fix(patient.command("wallet setup spark"));
+    }
+    // Its own password would be asked for, so a doctor opens no key: the wallet itself is not looked into.
+    match (&spark.network, &spark.api_key) {
+        (None, _) => Finding::problem(
+            "wallet",
+            subject,
+            Code::Usage,
+            "no network is chosen: [wallet.spark] network = \"mainnet\" (real money), or another",
+        )
+        .fix(patient.edit()),
+        (_, Err(problem)) => {
+            Finding::problem("wallet", subject, Code::Usage, problem).fix(patient.edit())
+        }
+        (Some(Network::Mainnet), Ok(None)) => Finding::problem(
+            "wallet",
+            subject,
+            Code::Wallet,
+            "mainnet needs an API key of Breez: BREEZ_API_KEY, or [wallet.spark] api_key",
+        )
+        .fix(patient.edit()),
+        _ => Finding::ok(
+            "wallet",
+            subject,
+            "the Spark SDK is installed; `wallet balance` asks the wallet itself",
+        ),
     }
 }
 

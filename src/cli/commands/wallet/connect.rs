@@ -49,6 +49,7 @@ pub(super) async fn run(settings: &Settings, words: &[String], out: &Output) -> 
     };
     match kind {
         WalletKind::Nwc => {}
+        WalletKind::Spark => return super::spark::set_up(settings, from, out).await,
         WalletKind::Sim => {
             return Err(Error::new(
                 Code::Usage,
@@ -98,6 +99,7 @@ pub(super) async fn run(settings: &Settings, words: &[String], out: &Output) -> 
 fn chosen(wallet: &WalletChoice) -> WalletKind {
     match wallet {
         WalletChoice::Sim(_) => WalletKind::Sim,
+        WalletChoice::Spark(_) => WalletKind::Spark,
         WalletChoice::Missing(kind) => *kind,
         _ => WalletKind::Nwc,
     }
