@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -104,16 +105,24 @@ fn not_told(why: &str) -> PayOutcome {
     )))
 }
 
+/// What is to be paid.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) bolt11: &'a str,
+    pub(super) hash: PaymentHash,
+    pub(super) amount: Msat,
+}
+
 /// Asks the wallet what must be known before money is set aside for an invoice: what routing costs at most,
 /// where that binds, and the balance, where a floor is to stay in it.
 pub(super) async fn prepare(
     wallet: &dyn Wallet,
     ledger: &Ledger,
-    (bolt11, hash): (&str, PaymentHash),
+    asked: Asked<'_>,
     cap: Msat,
     floor: Msat,
 ) -> Happening {
-    match prepared(wallet, ledger, (bolt11, hash), cap, floor).await {
+    match prepared(wallet, ledger, asked, cap, floor).await {
         Ok((fee_cap, seen)) => Happening::Prepared { fee_cap, seen },
         Err((code, message)) => Happening::CannotPay { code, message },
     }
@@ -122,12 +131,12 @@ pub(super) async fn prepare(
 async fn prepared(
     wallet: &dyn Wallet,
     ledger: &Ledger,
-    (bolt11, hash): (&str, PaymentHash),
+    asked: Asked<'_>,
     cap: Msat,
     floor: Msat,
 ) -> Result<(Msat, Option<SeenBalance>), (Code, String)> {
     let fee = if wallet.capabilities().binding_fee_quote {
-        wallet.fee_quote(bolt11).await.map_err(cannot_pay)?
+        wallet.fee_quote(asked.bolt11).await.map_err(cannot_pay)?
     } else {
         cap
     };
@@ -140,7 +149,16 @@ async fn prepared(
         ));
     }
     if !wallet.capabilities().authoritative_lookup {
-        is_new_to(wallet, hash).await?;
+        // A floor looks at the balance itself.
+        let looks = floor.is_zero();
+        let (new, funds) = join(is_new_to(wallet, asked.hash), async {
+            match looks {
+                true => has_funds(wallet, asked.amount).await,
+                false => Ok(()),
+            }
+        })
+        .await;
+        new.and(funds)?;
     }
     if floor.is_zero() {
         return Ok((fee, None));
@@ -178,6 +196,20 @@ async fn is_new_to(wallet: &dyn Wallet, hash: PaymentHash) -> Result<(), (Code, 
 pub(super) fn may_be_twice(seen: Option<SeenBalance>, floor: Msat, refusal: Refusal) -> bool {
     let fits_alone = |seen: SeenBalance| seen.balance.saturating_sub(floor) >= refusal.asked;
     refusal.by == RefusedBy::Floor && seen.is_some_and(fits_alone)
+}
+
+/// Whether a wallet has the money at all. One that has not, and is told to pay, may leave that in doubt; one that
+/// does not tell its balance is told to pay.
+async fn has_funds(wallet: &dyn Wallet, amount: Msat) -> Result<(), (Code, String)> {
+    match wallet.balance().await {
+        Ok(balance) if balance < amount => {
+            let message = format!(
+                "the wallet is short of funds: it has {balance}, and {amount} are asked for; nothing was paid"
+            );
+            Err((Code::Wallet, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn cannot_pay(error: WalletError) -> (Code, String) {

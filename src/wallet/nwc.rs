@@ -10,6 +10,8 @@
 //!   names a request of ours.
 //! * An invoice is what its BOLT11 says, not what the reply around it says.
 //! * A preimage that is not of the payment's hash is none.
+//! * The network is the one that the owner names, and each invoice is held against it. A wallet that says it is on
+//!   another is refused, unless it says mainnet, which some services say of any.
 //!
 //! # Paying
 //!
@@ -186,7 +188,10 @@ impl NwcWallet {
             }
         };
         let (found, ours) = (info.network(), options.network);
-        if let Some(found) = found.filter(|found| *found != ours) {
+        // Some services call every network mainnet. What is paid, or asks for payment, is held against ours by each
+        // invoice; a word that is no such default is believed.
+        let other = found.filter(|found| *found != ours && *found != Network::Mainnet);
+        if let Some(found) = other {
             return Err(WalletError::Refused(format!(
                 "it is on {found}, and [wallet.nwc] network says {ours}"
             )));
@@ -439,7 +444,13 @@ impl Wallet for NwcWallet {
                 "make_hold_invoice"
             }
         };
-        match self.shared.ask(method, params).await {
+        let mut made = self.shared.ask(method, params.clone()).await;
+        if matches!(&made, Err(why) if why.is_about("expiry")) {
+            // Cashu mints, for one, choose it themselves.
+            params.as_object_mut().map(|params| params.remove("expiry"));
+            made = self.shared.ask(method, params).await;
+        }
+        match made {
             Ok(made) => {
                 let made: Transaction = read(made)?;
                 let issued = self.shared.issued(&made, &request);

@@ -9,7 +9,7 @@ use super::Run;
 use crate::config::{self, default_fee_cap};
 use crate::ledger::Refusal;
 use crate::purchase::state::{Booking, Happening, Quote, Step};
-use crate::purchase::wallet::{Claim, look_up, may_be_twice, ordered, prepare};
+use crate::purchase::wallet::{Asked, Claim, look_up, may_be_twice, ordered, prepare};
 use crate::units::Msat;
 use crate::wallet::{PayRequest, Wallet};
 
@@ -37,8 +37,12 @@ impl Run<'_> {
             if !pause.is_zero() {
                 sleep(pause).await;
             }
-            let invoice = (invoice.bolt11.as_str(), invoice.payment_hash);
-            Some(prepare(&*wallet, &ledger, invoice, cap, floor).await)
+            let asked = Asked {
+                bolt11: &invoice.bolt11,
+                hash: invoice.payment_hash,
+                amount: quote.amount,
+            };
+            Some(prepare(&*wallet, &ledger, asked, cap, floor).await)
         });
     }
 

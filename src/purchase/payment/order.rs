@@ -18,7 +18,7 @@ use crate::ledger::{
     DriveGuard, Ledger, LedgerError, Limits, NewPurchase, Opened, Scope, SeenBalance,
 };
 use crate::purchase::state::{Booking, Effect, Finish, Happening, Step};
-use crate::purchase::wallet::{Claim, look_up, may_be_twice, ordered, prepare};
+use crate::purchase::wallet::{Asked, Claim, look_up, may_be_twice, ordered, prepare};
 use crate::units::Msat;
 use crate::wallet::{PayRequest, Wallet};
 
@@ -153,8 +153,12 @@ impl Run<'_> {
         let floor = self.desk.limits.floor;
         Box::pin(async move {
             sleep(pause).await;
-            let invoice = (bill.bolt11.as_str(), bill.payment_hash);
-            prepare(&*wallet, &ledger, invoice, cap, floor).await
+            let asked = Asked {
+                bolt11: &bill.bolt11,
+                hash: bill.payment_hash,
+                amount: bill.amount,
+            };
+            prepare(&*wallet, &ledger, asked, cap, floor).await
         })
     }
 

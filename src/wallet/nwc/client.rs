@@ -49,6 +49,13 @@ pub(super) enum Unanswered {
     Silent(String),
 }
 
+impl Unanswered {
+    /// Whether the wallet's no is about this part of the request.
+    pub(super) fn is_about(&self, part: &str) -> bool {
+        matches!(self, Self::Said(said) if said.words.contains(part))
+    }
+}
+
 impl From<Unanswered> for WalletError {
     fn from(unanswered: Unanswered) -> Self {
         match unanswered {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use agent_compute::ids::Preimage;
 use agent_compute::wallet::{Incoming, Outgoing, PayOutcome, Wallet};
 use nostr::Keys;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::service::Twist;
 use super::*;
@@ -364,16 +364,21 @@ async fn done_is_not_settled_until_it_is_seen() {
 async fn a_wallet_on_another_network_or_without_look_ups_is_not_opened() {
     let place = Place::new().await;
     let account = place.account(&Keys::generate());
-    let foreign = Options {
-        network: Some("mainnet"),
-        ..Options::default()
+    let opened_as = async |network| {
+        let said = Options {
+            network: Some(network),
+            ..Options::default()
+        };
+        let service = place.service(&account, said).await;
+        open_with(&service.uri, options()).await
     };
-    let service = place.service(&account, foreign).await;
-    let opened = open_with(&service.uri, options()).await;
+    let opened = opened_as("signet").await;
     assert!(
-        matches!(&opened, Err(WalletError::Refused(why)) if why.contains("mainnet")),
+        matches!(&opened, Err(WalletError::Refused(why)) if why.contains("signet")),
         "{opened:?}"
     );
+    // Some say mainnet of any network; what they are paid and pay says which it is.
+    opened_as("mainnet").await.unwrap();
 
     let blind = Options {
         methods: vec!["get_info", "pay_invoice"],
@@ -425,4 +430,27 @@ async fn nothing_shows_the_secret() {
     trial.service.twist(|_, _| Some(Twist::Unheard));
     let error = trial.wallet.balance().await.unwrap_err().to_string();
     assert!(!error.contains(&secret), "{error}");
+}
+
+#[tokio::test]
+async fn an_invoice_is_made_without_an_expiry_where_the_wallet_takes_none() {
+    let picky = |method: &str, params: &Value| {
+        let takes_none = method == "make_invoice" && params.get("expiry").is_some();
+        let refusal = r#"{"error":{"code":"OTHER","message":"expiry is not supported"}}"#;
+        takes_none.then(|| Twist::Instead(refusal.to_owned()))
+    };
+    let trial = Trial::new(Options::twisted(picky)).await;
+    let made = trial.wallet.invoice(asking(7_000)).await.unwrap();
+    assert_eq!(made.amount, asking(7_000).amount);
+    assert_eq!(trial.service.asked("make_invoice"), 2);
+    // Any other refusal is one.
+    trial.service.twist(|method, _| {
+        (method == "make_invoice").then(|| Twist::Instead("RESTRICTED".to_owned()))
+    });
+    let refused = trial.wallet.invoice(asking(7_000)).await;
+    assert!(
+        matches!(refused, Err(WalletError::Refused(_))),
+        "{refused:?}"
+    );
+    assert_eq!(trial.service.asked("make_invoice"), 3);
 }

@@ -479,3 +479,34 @@ async fn no_output_of_a_purchase_shows_a_secret_of_the_wallet() {
     }
     assert!(market.place.bank.exists());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wallet_that_is_short_of_funds_gets_no_order_and_one_that_does_not_tell_does() {
+    let market = Market::honest().await;
+    let limits = "[runway]\ndaily_limit_sats = 500000\nper_tick_limit_sats = 500000\n\
+                  per_job_limit_sats = 500000\n";
+    market.world.config("buyer", limits);
+    let bill = async |sats: &str| {
+        let args = [
+            "--network",
+            "regtest",
+            "wallet",
+            "invoice",
+            "--no-qr",
+            "--amount-sats",
+            sats,
+        ];
+        let mut command = market.world.bare_provider("seller", &args);
+        command.env("NWC_URI", &market.seller.1.uri);
+        ran(command).await.expect(0).stdout.trim().to_owned()
+    };
+    let pay = |bolt11: &str| market.customer(&["--json", "wallet", "pay", "--yes", bolt11]);
+    let short = ran(pay(&bill("100001").await)).await.expect(12);
+    assert_eq!(short.last()["reserved_msat"], 0);
+    assert_eq!(market.buyer.1.asked("pay_invoice"), 0);
+    market.buyer.1.twist(|method, _| {
+        (method == "get_balance").then(|| Twist::Instead("RESTRICTED".to_owned()))
+    });
+    ran(pay(&bill("5").await)).await.expect(0);
+    assert_eq!(market.buyer.1.asked("pay_invoice"), 1);
+}
