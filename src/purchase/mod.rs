@@ -100,6 +100,8 @@ mod doubt;
 pub mod driver;
 #[doc(hidden)]
 pub mod ears;
+#[doc(hidden)]
+pub mod effect;
 pub mod event;
 #[doc(hidden)]
 pub mod kept;

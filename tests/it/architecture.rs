@@ -32,13 +32,14 @@ const EXCEPTIONS: [(&str, &str); 1] = [
 ];
 
 /// Modules that decide and do nothing else: with the same input they say the same.
-const PURE: [&str; 11] = [
+const PURE: [&str; 12] = [
     "protocol",
     "market",
     "provider::pricing",
     "ledger::budget",
     "wallet::invoice",
     "purchase::doubt",
+    "purchase::effect",
     "purchase::payment::state",
     "purchase::receipt",
     "purchase::state",

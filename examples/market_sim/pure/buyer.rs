@@ -6,12 +6,10 @@ use std::str::FromStr;
 
 use agent_compute::Code;
 use agent_compute::ids::{PaymentHash, Preimage, PurchaseId, WalletId};
-use agent_compute::ledger::{Entry, Reserve};
+use agent_compute::ledger::Entry;
 use agent_compute::protocol::message::{AgentMessage, JobRequest};
 use agent_compute::protocol::{Feature, KIND_TEXT_GENERATION};
-use agent_compute::purchase::state::{
-    Booking, Effect, Finish, Happening, PayBy, Phase, State, Step, Terms,
-};
+use agent_compute::purchase::state::{Effect, Finish, Happening, PayBy, Phase, State, Step, Terms};
 use agent_compute::purchase::step::{Now, step};
 use agent_compute::units::{Network, UnixSecs};
 use agent_compute::wallet::Outgoing;
@@ -410,7 +408,11 @@ impl World {
             self.forget_last_word(b);
             return Put::Dead;
         }
-        let entries: Vec<Entry> = next.entries.iter().map(|it| self.entry(it)).collect();
+        let entries: Vec<Entry> = next
+            .entries
+            .iter()
+            .map(|it| it.entry(self.books.limits))
+            .collect();
         let row = state.to_row().unwrap();
         self.check_row(state, &row);
         let fails = self.hits(odds.books);
@@ -451,26 +453,6 @@ impl World {
             return Put::Dead;
         }
         Put::Done
-    }
-
-    fn entry(&self, booking: &Booking) -> Entry {
-        match booking {
-            Booking::Plain(entry) => entry.clone(),
-            Booking::Reserve {
-                price,
-                fee_cap,
-                payment_hash,
-                wallet,
-                seen,
-            } => Entry::Reserve(Reserve {
-                price: *price,
-                fee_cap: *fee_cap,
-                payment_hash: *payment_hash,
-                wallet: wallet.clone(),
-                limits: self.books.limits,
-                seen: *seen,
-            }),
-        }
     }
 
     /// The books can't be written: the purchase ends here, for recovery to go on with.
