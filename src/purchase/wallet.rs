@@ -199,10 +199,10 @@ pub(super) fn may_be_twice(seen: Option<SeenBalance>, floor: Msat, refusal: Refu
 }
 
 /// Whether a wallet has the money at all. One that has not, and is told to pay, may leave that in doubt; one that
-/// does not tell its balance is told to pay.
+/// does not tell its balance, or not soon, is told to pay.
 async fn has_funds(wallet: &dyn Wallet, amount: Msat) -> Result<(), (Code, String)> {
-    match wallet.balance().await {
-        Ok(balance) if balance < amount => {
+    match timeout(config::LOOK_UP_LONGEST, wallet.balance()).await {
+        Ok(Ok(balance)) if balance < amount => {
             let message = format!(
                 "the wallet is short of funds: it has {balance}, and {amount} are asked for; nothing was paid"
             );
