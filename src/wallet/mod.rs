@@ -323,9 +323,7 @@ pub trait Wallet: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`WalletError::Unsupported`] where there is none, which is what a wallet says unless it brings this method.
     async fn addresses(&self) -> Result<Vec<String>, WalletError> {
-        Err(WalletError::Unsupported(
-            "tell an address; `wallet invoice --amount-sats N` makes an invoice",
-        ))
+        Err(WalletError::Unsupported("tell an address"))
     }
 
     /// What this wallet was paid and has paid, by whatever program, and what is about to be, newest first.

@@ -525,9 +525,8 @@ impl Wallet for NwcWallet {
     async fn addresses(&self) -> Result<Vec<String>, WalletError> {
         match &self.shared.address {
             Some(address) => Ok(vec![address.clone()]),
-            None => Err(WalletError::Unsupported(
-                "tell an address: its connection names none (lud16)",
-            )),
+            // Its connection names none (lud16).
+            None => Err(WalletError::Unsupported("tell an address")),
         }
     }
 

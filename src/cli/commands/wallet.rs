@@ -18,7 +18,7 @@ use crate::cli::wallets::{open_sim, open_spark, open_wallet, refuse_new_bank, to
 use crate::error::{Code, Error, Result};
 use crate::ids::PaymentHash;
 use crate::units::{Msat, Network};
-use crate::wallet::{Direction, InvoiceRequest, MovementState, Wallet};
+use crate::wallet::{Direction, InvoiceRequest, MovementState, Wallet, WalletError};
 
 pub(in crate::cli) use self::connect::missing;
 
@@ -112,7 +112,10 @@ pub async fn run(settings: Settings, command: WalletCommand, out: &Output) -> Re
 }
 
 async fn address(wallet: &dyn Wallet, no_qr: bool, out: &Output) -> Result<()> {
-    let addresses = wallet.addresses().await.map_err(told)?;
+    let addresses = match wallet.addresses().await {
+        Err(WalletError::Unsupported(_)) => Vec::new(),
+        other => other.map_err(told)?,
+    };
     let play_money = wallet.capabilities().play_money;
     addresses_of(&wallet.id().kind, &addresses, play_money, no_qr, out)
 }
@@ -125,7 +128,9 @@ fn addresses_of(
     out: &Output,
 ) -> Result<()> {
     let Some(address) = addresses.first() else {
-        return Err(Error::new(Code::Wallet, "this wallet has no address"));
+        let message =
+            "this wallet tells no address; `wallet invoice --amount-sats N` makes an invoice";
+        return Err(Error::new(Code::Wallet, message));
     };
     out.object(&Address {
         address,
