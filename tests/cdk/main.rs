@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 mod mint;
+#[path = "../real/programs.rs"]
+mod programs;
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,12 +15,11 @@ use agent_compute::ids::PurchaseId;
 use agent_compute::relay::{EmbeddedRelay, PoolOptions, RelayPoolSession};
 use agent_compute::secret::Secret;
 use agent_compute::units::{Msat, Network};
-use agent_compute::wallet::conformance::{Harness, Outcome, run};
+use agent_compute::wallet::conformance::{Outcome, run};
 use agent_compute::wallet::invoice::parse_unchecked;
 use agent_compute::wallet::nwc::{Connection, NwcOptions, NwcWallet};
 use agent_compute::wallet::sim::{SimOptions, SimWallet};
-use agent_compute::wallet::{PayOutcome, PayRequest, Wallet};
-use async_trait::async_trait;
+use agent_compute::wallet::{PayOutcome, PayRequest, Wallet as _};
 use cdk::amount::SplitTarget;
 use cdk::nuts::{CurrencyUnit, PaymentMethod};
 use cdk::wallet::{Wallet as CashuWallet, WalletNwcHandler};
@@ -27,6 +28,8 @@ use nostr::{Keys, SecretKey};
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use self::programs::{Pair, Seller, last};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -160,25 +163,6 @@ fn built() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/debug")
 }
 
-fn last(ran: &Output) -> (Option<i32>, Value) {
-    let said = String::from_utf8_lossy(&ran.stdout);
-    let last = said.lines().last().unwrap_or("null");
-    (ran.status.code(), serde_json::from_str(last).unwrap())
-}
-
-struct Pair(NwcWallet, NwcWallet);
-
-#[async_trait]
-impl Harness for Pair {
-    fn payer(&self) -> Arc<dyn Wallet> {
-        Arc::new(self.0.clone())
-    }
-
-    fn payee(&self) -> Arc<dyn Wallet> {
-        Arc::new(self.1.clone())
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn cashu_wallets_keep_what_a_connection_promises() {
     let market = Market::start().await;
@@ -202,31 +186,6 @@ async fn cashu_wallets_keep_what_a_connection_promises() {
         .iter()
         .filter(|case| case.outcome == Outcome::Passed);
     assert!(passed.count() >= 11, "{report}");
-}
-
-/// A provider that is ready. Killed when dropped.
-struct Seller(Child);
-
-impl Seller {
-    fn start(command: &mut Command) -> Self {
-        use std::io::BufRead as _;
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
-        let is_ready = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .any(|line| line.starts_with("READY"));
-        assert!(is_ready, "the provider is not ready");
-        std::thread::spawn(move || lines.map_while(Result::ok).count());
-        Self(child)
-    }
-}
-
-impl Drop for Seller {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ mod node;
 mod service;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,7 @@ use serde_json::Value;
 use self::bitcoind::Chain;
 use self::node::LdkWallet;
 use self::service::{Options, Service};
+use crate::programs::{Seller, last};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -126,7 +127,7 @@ impl Lightning {
             "7000",
         ];
         let mut command = self.program("agent-provider", 1, &args);
-        Seller::start(command.stdout(Stdio::piped()))
+        Seller::start(&mut command)
     }
 
     async fn customer(&self, args: &[&str]) -> (Option<i32>, Value) {
@@ -156,37 +157,6 @@ fn is_built() -> bool {
         println!("SKIPPED: our programs are not built: cargo build makes them");
     }
     both
-}
-
-fn last(ran: &Output) -> (Option<i32>, Value) {
-    let said = String::from_utf8_lossy(&ran.stdout);
-    let last = said.lines().last().unwrap_or("null");
-    (ran.status.code(), serde_json::from_str(last).unwrap())
-}
-
-/// A provider that is ready. Killed when dropped.
-struct Seller(std::process::Child);
-
-impl Seller {
-    fn start(command: &mut Command) -> Self {
-        use std::io::BufRead as _;
-        let mut child = command.spawn().unwrap();
-        let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
-        let is_ready = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .any(|line| line.starts_with("READY"));
-        assert!(is_ready, "the provider is not ready");
-        std::thread::spawn(move || lines.map_while(Result::ok).count());
-        Self(child)
-    }
-}
-
-impl Drop for Seller {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 async fn eventually(what: &str, mut is: impl AsyncFnMut() -> bool) {

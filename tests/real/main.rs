@@ -10,4 +10,5 @@ mod beside;
 mod gguf;
 mod lightning;
 mod llama;
+mod programs;
 mod spark;

@@ -8,25 +8,24 @@ mod provider;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use agent_compute::ids::{PaymentHash, Preimage, PurchaseId};
 use agent_compute::secret::Secret;
 use agent_compute::units::{Msat, Network};
-use agent_compute::wallet::conformance::{Harness, Outcome, run};
+use agent_compute::wallet::conformance::{Outcome, run};
 use agent_compute::wallet::process::ProcessWallet;
 use agent_compute::wallet::sim::{SimOptions, SimWallet, audit};
 use agent_compute::wallet::spark::{InstallError, SDK_VERSION, SparkOptions, install, open};
 use agent_compute::wallet::{
     Incoming, InvoiceRequest, IssuedInvoice, Outgoing, PayOutcome, PayRequest, Wallet, WalletError,
 };
-use async_trait::async_trait;
 use nostr::Keys;
 use tokio::sync::Mutex;
 
 use self::provider::{Answer, FEE_SATS, Provider};
+use crate::programs::Pair;
 
 const WORDS: &str =
     "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about";
@@ -401,19 +400,6 @@ impl StandIn {
 
 fn wallet_process() -> PathBuf {
     target().join("examples/wallet_process")
-}
-
-struct Pair(ProcessWallet, ProcessWallet);
-
-#[async_trait]
-impl Harness for Pair {
-    fn payer(&self) -> Arc<dyn Wallet> {
-        Arc::new(self.0.clone())
-    }
-
-    fn payee(&self) -> Arc<dyn Wallet> {
-        Arc::new(self.1.clone())
-    }
 }
 
 #[tokio::test]
